@@ -1,0 +1,60 @@
+"""The campaign file as a whole."""
+
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeInt, model_validator
+
+from pipeline.settings.labels import LabelSettings
+from pipeline.settings.model import Settings
+from pipeline.settings.potential import PotentialSettings
+from pipeline.settings.selection import SelectionSettings
+from pipeline.settings.site import LocalHTEXSite, Site
+from pipeline.settings.stopping import StopRule
+from pipeline.settings.systems import SystemSettings
+from pipeline.settings.training import TrainingSettings
+from pipeline.settings.uncertainty import FeatureUncertaintySettings, UncertaintySettings
+from pipeline.settings.walkers import WalkerSettings
+
+
+class CampaignSettings(Settings):
+    """``campaign.yaml``."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name of the campaign")
+    seed: NonNegativeInt = Field(description="seed of every random number of the campaign")
+    systems: tuple[SystemSettings, ...] = Field(min_length=1, description="systems and their start structures")
+    potential: PotentialSettings = Field(default_factory=PotentialSettings, description="machine-learned potential")
+    uncertainty: UncertaintySettings = Field(
+        default_factory=FeatureUncertaintySettings, discriminator="kind", description="uncertainty of the potential"
+    )
+    walkers: WalkerSettings = Field(default_factory=WalkerSettings, description="biased MD walkers")
+    selection: SelectionSettings = Field(default_factory=SelectionSettings, description="batch selection")
+    labels: LabelSettings = Field(description="reference calculations")
+    training: TrainingSettings = Field(default_factory=TrainingSettings, description="training")
+    stop: StopRule = Field(default_factory=StopRule, description="stop rule")
+    schedule: Literal["rounds"] = Field("rounds", description="rounds: a barrier per iteration, reproducible to the bit at a fixed seed")
+    site: Site = Field(default_factory=LocalHTEXSite, description="where tasks run")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = []
+        names = [system.name for system in self.systems]
+        if len(set(names)) < len(names):
+            problems.append(f"systems: two systems share a name in {names}; give each its own")
+        committee = self.uncertainty.kind == "committee"
+        if committee and self.potential.members < 2:
+            problems.append(f"potential.members is {self.potential.members} but uncertainty.kind is committee; set potential.members to 2 or more")
+        if not committee and self.potential.members > 1:
+            problems.append(f"potential.members is {self.potential.members} but uncertainty.kind is {self.uncertainty.kind}; set it to 1 or use kind: committee")
+        if self.labels.initial > self.labels.budget:
+            problems.append(f"labels.initial ({self.labels.initial}) exceeds labels.budget ({self.labels.budget}); raise the budget")
+        if self.labels.initial < 4:
+            problems.append(f"labels.initial is {self.labels.initial}; training, validation and calibration need at least 4")
+        if self.walkers.count % self.walkers.batch:
+            problems.append(f"walkers.count ({self.walkers.count}) is not a multiple of walkers.batch ({self.walkers.batch})")
+        if self.walkers.stop.isolation_A > self.potential.cutoff_A:
+            problems.append(
+                f"walkers.stop.isolation_A ({self.walkers.stop.isolation_A}) exceeds potential.cutoff_A ({self.potential.cutoff_A}); lower it"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self

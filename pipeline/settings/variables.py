@@ -1,0 +1,27 @@
+"""``variables:`` — collective variables whose exploration is followed."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt
+
+from pipeline.settings.model import Settings
+
+
+class DihedralVariable(Settings):
+    """A dihedral angle in degrees, −180 to 180, periodic."""
+
+    kind: Literal["dihedral"] = "dihedral"
+    name: str = Field(min_length=1, description="label in tables and figures")
+    atoms: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt] = Field(description="four atom indices, counted from 0")
+
+
+class DistanceVariable(Settings):
+    """A distance between two atoms in Å."""
+
+    kind: Literal["distance"] = "distance"
+    name: str = Field(min_length=1, description="label in tables and figures")
+    atoms: tuple[NonNegativeInt, NonNegativeInt] = Field(description="two atom indices, counted from 0")
+    range_A: tuple[float, float] = Field(description="range that coverage is measured over, Å")
+
+
+Variable = Annotated[DihedralVariable | DistanceVariable, Field(discriminator="kind")]
