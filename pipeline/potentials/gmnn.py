@@ -1,0 +1,188 @@
+"""Gaussian-moment neural network, the built-in potential (Zaverkin et al. 2024, npj Comput. Mater. 10, 83, Methods).
+
+Shapes: B structures, A atoms, M neighbours, Z elements, K Gaussians, S channels. Units: eV, Å.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.batching import Batch
+from pipeline.errors import ModelError
+from pipeline.potentials.base import Potential, Prediction
+from pipeline.potentials.moments import Invariants, feature_count, unit_moments
+from pipeline.settings.potential import GMNNSettings
+from pipeline.uncertainty.features import Sketch
+
+R_MIN_A = 0.5
+BIAS_FACTOR = 0.1
+SILU_SCALE = 1.6765
+"""Gain that keeps the variance of a standard normal input through SiLU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureSpec:
+    """Which gradient features a potential hands out: ``last_layer``, or ``sketched`` of length ``dimension`` from ``seed``."""
+
+    kind: str = "last_layer"
+    dimension: int = 512
+    seed: int = 0
+
+
+class RadialFunctions(nn.Module):
+    """R_s(r; Zi, Zj) = f_c(r) K^(−½) Σ_k e[Zi,Zj,s,k] φ_k(r) with Gaussians φ_k and a cosine cutoff f_c."""
+
+    def __init__(self, *, cutoff_A: float, gaussians: int, channels: int, elements: int) -> None:
+        super().__init__()
+        k = gaussians
+        self.cutoff_A, self.channels = cutoff_A, channels
+        centres = R_MIN_A + torch.arange(k, dtype=torch.float64) * (cutoff_A - R_MIN_A) / k
+        self.register_buffer("centres", centres, persistent=False)
+        self.beta = k**2 / cutoff_A**2
+        self.prefactor = (2.0 * self.beta / math.pi) ** 0.25 / math.sqrt(k)
+        self.table = nn.Parameter(torch.empty(elements, channels, elements, k))
+
+    centres: Tensor
+
+    def forward(self, distance: Tensor, species: Tensor, neighbor_species: Tensor) -> Tensor:
+        """(A, S, M) radial functions.
+
+        Args:
+            distance: (A, M), Å.
+            species: (A,) index of the centre's element.
+            neighbor_species: (A, M, Z) one-hot elements of the neighbours.
+        """
+        a, m = distance.shape
+        inside = torch.clamp(distance * (math.pi / self.cutoff_A), max=math.pi)
+        envelope = (0.5 * self.prefactor) * (1.0 + torch.cos(inside))
+        gaussians = torch.exp(-self.beta * (distance.unsqueeze(-1) - self.centres.to(distance.dtype)).square()) * envelope.unsqueeze(-1)
+        by_element = (neighbor_species.unsqueeze(-1) * gaussians.unsqueeze(2)).view(a, m, -1)
+        table = self.table.index_select(0, species).view(a, self.channels, -1)
+        return table @ by_element.transpose(1, 2)
+
+
+class NTKLinear(nn.Module):
+    """A linear layer in NTK parametrisation: x W / √n_in + 0.1 b, weights of unit variance."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_out, n_in))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+        self.factor = 1.0 / math.sqrt(n_in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight.t(), beta=BIAS_FACTOR, alpha=self.factor)
+
+    def weighted_input(self, x: Tensor) -> Tensor:
+        """z = [x/√n_in; 0.1]: ∂out/∂[weight; bias] for one output."""
+        return torch.cat([x * self.factor, x.new_full((len(x), 1), BIAS_FACTOR)], dim=1)
+
+
+class GMNN(Potential):
+    """E_i = f (a_Z y_i + b_Z) + E⁰_Z with a per-atom network y on Gaussian-moment invariants.
+
+    The per-element offsets E⁰ and all sums over atoms are float64; the network runs in the dtype of its weights.
+
+    Args:
+        settings: sizes and cutoff.
+        elements: atomic numbers, ascending.
+        features: which gradient features to hand out.
+        generator: draws the initial weights.
+    """
+
+    def __init__(
+        self, settings: GMNNSettings, elements: Sequence[int], features: FeatureSpec, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.settings, self.feature_spec = settings, features
+        self.elements, self.cutoff_A = tuple(sorted(elements)), settings.cutoff_A
+        z = len(self.elements)
+        index = torch.full((128,), -1, dtype=torch.int64)
+        index[list(self.elements)] = torch.arange(z)
+        self.register_buffer("element_index", index, persistent=False)
+        self.radial = RadialFunctions(
+            cutoff_A=settings.cutoff_A, gaussians=settings.gaussians, channels=settings.channels, elements=z
+        )
+        self.invariants = Invariants(settings.channels)
+        widths = [feature_count(settings.channels), *settings.hidden, 1]
+        self.layers = nn.ModuleList(NTKLinear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.scale = nn.Parameter(torch.ones(z))
+        self.shift = nn.Parameter(torch.zeros(z))
+        self.register_buffer("unit_energy", torch.ones((), dtype=torch.float64))
+        self.register_buffer("offsets", torch.zeros(z, dtype=torch.float64))
+        self.sketch: Sketch | None = None
+        if features.kind == "sketched":
+            shapes = [(i + 1, o) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+            self.sketch = Sketch(shapes, features.dimension, features.seed)
+        self.feature_dimension = features.dimension if self.sketch else widths[-2] + 1
+        self._initialise(generator)
+
+    element_index: Tensor
+    unit_energy: Tensor
+    offsets: Tensor
+
+    def _initialise(self, generator: torch.Generator | None) -> None:
+        with torch.no_grad():
+            self.radial.table.uniform_(-1.0, 1.0, generator=generator)
+            for layer in self.layers:
+                layer.weight.normal_(generator=generator)  # type: ignore[operator, union-attr]
+
+    def set_energy_scale(self, *, offsets_eV: Tensor, unit_eV: float) -> None:
+        """Per-element offsets E⁰ (Z,) in eV and the energy unit f in eV of the network's output."""
+        self.offsets.copy_(offsets_eV)
+        self.unit_energy.fill_(unit_eV)
+
+    def species(self, batch: Batch) -> Tensor:
+        """(A,) element indices.
+
+        Raises:
+            ModelError: an element the model was not made for.
+        """
+        species = self.element_index.index_select(0, batch.numbers)
+        if int(species.min()) < 0:
+            unknown = sorted({int(n) for n in batch.numbers[species < 0]})
+            raise ModelError(f"The model knows elements {self.elements}, the structure has {unknown}.", "Train on them first.")
+        return species
+
+    def descriptor(self, batch: Batch, species: Tensor, strain: Tensor | None) -> Tensor:
+        """(A, feature_count) invariants of each atom's neighbourhood."""
+        dtype = self.radial.table.dtype
+        distance, moments = unit_moments(batch.edges(strain).to(dtype))
+        kinds = species.index_select(0, batch.neighbors.reshape(-1)).view_as(batch.neighbors)
+        one_hot = (kinds.unsqueeze(-1) == torch.arange(len(self.elements), device=kinds.device)).to(dtype)
+        radial = self.radial(distance, species, one_hot)
+        invariants: Tensor = self.invariants(radial @ moments)
+        return invariants
+
+    def forward(self, batch: Batch, *, strain: Tensor | None = None, features: bool = False) -> Prediction:
+        species = self.species(batch)
+        x = self.descriptor(batch, species, strain)
+        inputs, outputs = [], []
+        for layer in self.layers:
+            inputs.append(x)
+            out = layer(x)
+            outputs.append(out)
+            x = torch.nn.functional.silu(out) * SILU_SCALE
+        slope = (self.scale * self.unit_energy.to(self.scale.dtype)).index_select(0, species)
+        atomic = slope * outputs[-1].squeeze(1) + (self.shift * self.unit_energy.to(self.shift.dtype)).index_select(0, species)
+        energies = batch.sum_atoms(atomic.unsqueeze(1)).squeeze(1)
+        energies = energies + batch.sum_atoms(self.offsets.index_select(0, species).unsqueeze(1)).squeeze(1)
+        phi = self._features(inputs, outputs, slope.unsqueeze(1)) if features else None
+        return Prediction(energies, atomic, phi)
+
+    def _features(self, inputs: list[Tensor], outputs: list[Tensor], slope: Tensor) -> Tensor:
+        """φ_i = ∂E_i/∂w of the last layer, or its sketch over all linear layers."""
+        last: NTKLinear = self.layers[-1]  # type: ignore[assignment]
+        if self.sketch is None:
+            return slope * last.weighted_input(inputs[-1])
+        deltas = [slope]
+        for layer, out in zip(reversed(list(self.layers)[1:]), reversed(outputs[:-1]), strict=True):
+            gate = torch.sigmoid(out)
+            derivative = SILU_SCALE * gate * (1.0 + out * (1.0 - gate))
+            deltas.insert(0, (deltas[0] @ layer.weight) * layer.factor * derivative)  # type: ignore[operator]
+        zs = [layer.weighted_input(x) for layer, x in zip(self.layers, inputs, strict=True)]  # type: ignore[operator]
+        sketched: Tensor = self.sketch(zs, deltas)
+        return sketched
