@@ -31,7 +31,9 @@ class CampaignSettings(Settings):
     labels: LabelSettings = Field(description="reference calculations")
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="training")
     stop: StopRule = Field(default_factory=StopRule, description="stop rule")
-    schedule: Literal["rounds"] = Field("rounds", description="rounds: a barrier per iteration, reproducible to the bit at a fixed seed")
+    schedule: Literal["rounds"] = Field(
+        "rounds", description="rounds: a barrier per iteration, reproducible to the bit at a fixed seed"
+    )
     site: Site = Field(default_factory=LocalHTEXSite, description="where tasks run")
 
     @model_validator(mode="after")
@@ -42,18 +44,31 @@ class CampaignSettings(Settings):
             problems.append(f"systems: two systems share a name in {names}; give each its own")
         committee = self.uncertainty.kind == "committee"
         if committee and self.potential.members < 2:
-            problems.append(f"potential.members is {self.potential.members} but uncertainty.kind is committee; set potential.members to 2 or more")
+            problems.append(
+                f"potential.members is {self.potential.members} but uncertainty.kind is committee; "
+                "set potential.members to 2 or more"
+            )
         if not committee and self.potential.members > 1:
-            problems.append(f"potential.members is {self.potential.members} but uncertainty.kind is {self.uncertainty.kind}; set it to 1 or use kind: committee")
+            problems.append(
+                f"potential.members is {self.potential.members} but uncertainty.kind is {self.uncertainty.kind}; "
+                "set it to 1 or use kind: committee"
+            )
         if self.labels.initial > self.labels.budget:
-            problems.append(f"labels.initial ({self.labels.initial}) exceeds labels.budget ({self.labels.budget}); raise the budget")
+            problems.append(
+                f"labels.initial ({self.labels.initial}) exceeds labels.budget ({self.labels.budget}); raise the budget"
+            )
         if self.labels.initial < 4:
-            problems.append(f"labels.initial is {self.labels.initial}; training, validation and calibration need at least 4")
+            problems.append(
+                f"labels.initial is {self.labels.initial}; training, validation and calibration need at least 4"
+            )
         if self.walkers.count % self.walkers.batch:
-            problems.append(f"walkers.count ({self.walkers.count}) is not a multiple of walkers.batch ({self.walkers.batch})")
+            problems.append(
+                f"walkers.count ({self.walkers.count}) is not a multiple of walkers.batch ({self.walkers.batch})"
+            )
         if self.walkers.stop.isolation_A > self.potential.cutoff_A:
             problems.append(
-                f"walkers.stop.isolation_A ({self.walkers.stop.isolation_A}) exceeds potential.cutoff_A ({self.potential.cutoff_A}); lower it"
+                f"walkers.stop.isolation_A ({self.walkers.stop.isolation_A}) exceeds potential.cutoff_A "
+                f"({self.potential.cutoff_A}); lower it"
             )
         if problems:
             raise ValueError("\n".join(problems))

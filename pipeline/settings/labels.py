@@ -18,14 +18,18 @@ class OpenMMReference(Settings):
 
     kind: Literal["openmm"] = "openmm"
     topology: str = Field(description="PDB file with residue names and bonds, atoms in the order of the structures")
-    force_field: tuple[str, ...] = Field(("amber19/protein.ff19SB.xml",), min_length=1, description="OpenMM force field files")
+    force_field: tuple[str, ...] = Field(
+        ("amber19/protein.ff19SB.xml",), min_length=1, description="OpenMM force field files"
+    )
 
 
 class ASEReference(Settings):
     """Any ASE calculator, by ASE name (``lj``) or import path (``tblite.ase.TBLite``)."""
 
     kind: Literal["ase"] = "ase"
-    calculator: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$", description="ASE calculator name or dotted import path")
+    calculator: str = Field(
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$", description="ASE calculator name or dotted import path"
+    )
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the calculator")
 
 
@@ -36,7 +40,9 @@ class SplitSettings(Settings):
     """Shares of the labels kept from training; what remains is trained on."""
 
     validation: float = Field(0.1, gt=0, lt=0.5, description="share used to pick the best epoch")
-    calibration: float = Field(0.1, gt=0, lt=0.5, description="share used to calibrate the uncertainty, never trained on")
+    calibration: float = Field(
+        0.1, gt=0, lt=0.5, description="share used to calibrate the uncertainty, never trained on"
+    )
 
 
 class LabelSettings(Settings):
@@ -45,6 +51,10 @@ class LabelSettings(Settings):
     reference: Reference = Field(description="what computes energies and forces")
     budget: PositiveInt = Field(description="reference calculations the campaign may spend, start structures included")
     initial: PositiveInt = Field(16, description="labels of rattled start structures made before the first model")
-    initial_rattle_A: PositiveFloat = Field(0.05, le=1.0, description="standard deviation of the rattling of start structures, Å")
+    initial_rattle_A: PositiveFloat = Field(
+        0.05, le=1.0, description="standard deviation of the rattling of start structures, Å"
+    )
     max_force_eV_per_A: float = Field(200.0, gt=0, description="labels with a larger force are refused, eV/Å")
-    splits: SplitSettings = Field(default_factory=SplitSettings, description="shares kept for validation and calibration")
+    splits: SplitSettings = Field(
+        default_factory=SplitSettings, description="shares kept for validation and calibration"
+    )

@@ -10,8 +10,14 @@ from pipeline.settings.model import Settings
 class SelectionSettings(Settings):
     """Batch selection on the posterior-transformed features."""
 
-    kind: Literal["maxdet", "maxdist", "lcmd", "maxdiag", "random"] = Field("maxdet", description="batch selection method")
+    kind: Literal["maxdet", "maxdist", "lcmd", "maxdiag", "random"] = Field(
+        "maxdet", description="batch selection method"
+    )
     batch: PositiveInt = Field(32, le=100_000, description="labels asked for per round")
     max_candidates: PositiveInt = Field(20_000, description="candidates scored per round; more are thinned evenly")
-    duplicate_A: float = Field(0.02, ge=0, description="root-mean-square distance of sorted interatomic distances that counts as the same, Å")
-    max_force_eV_per_A: float = Field(100.0, gt=0, description="candidates whose predicted force exceeds this are dropped, eV/Å")
+    duplicate_A: float = Field(
+        0.02, ge=0, description="root-mean-square distance of sorted interatomic distances that counts as the same, Å"
+    )
+    max_force_eV_per_A: float = Field(
+        100.0, gt=0, description="candidates whose predicted force exceeds this are dropped, eV/Å"
+    )

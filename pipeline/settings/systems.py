@@ -10,7 +10,9 @@ class SystemSettings(Settings):
     """One system with its start structures."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="short name used in tables and files")
-    structures: tuple[str, ...] = Field(min_length=1, description="structure files (extxyz, CIF, POSCAR, any ASE format), relative to the campaign file")
+    structures: tuple[str, ...] = Field(
+        min_length=1, description="structure files (extxyz, CIF, POSCAR, any ASE format), relative to the campaign file"
+    )
     index: str = Field(":", description="which images of a trajectory: an ASE index such as 0, -1 or ::10")
     repeat: tuple[int, int, int] = Field((1, 1, 1), description="supercell of periodic start structures")
     variables: tuple[Variable, ...] = Field((), description="collective variables whose coverage is followed")

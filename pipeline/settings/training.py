@@ -12,7 +12,9 @@ class LossSettings(Settings):
 
     energy: NonNegativeFloat = Field(1.0, description="weight of squared energy errors, 1/eV²")
     force: NonNegativeFloat = Field(4.0, description="weight of squared force errors, Å²/eV²")
-    stress: NonNegativeFloat = Field(0.01, description="weight of squared virial errors, 1/eV²; only labels with stress count")
+    stress: NonNegativeFloat = Field(
+        0.01, description="weight of squared virial errors, 1/eV²; only labels with stress count"
+    )
 
 
 class LearningRates(Settings):
@@ -29,11 +31,20 @@ class TrainingSettings(Settings):
 
     epochs: PositiveInt = Field(300, description="most epochs of a training from scratch")
     warm_epochs: PositiveInt = Field(100, description="most epochs of a warm start")
-    start: Literal["warm", "scratch"] = Field("warm", description="continue from the previous model, or start anew each round")
-    warm_rate: float = Field(0.5, gt=0, le=1, description="learning rates of a warm start relative to those from scratch")
+    start: Literal["warm", "scratch"] = Field(
+        "warm", description="continue from the previous model, or start anew each round"
+    )
+    warm_rate: float = Field(
+        0.5, gt=0, le=1, description="learning rates of a warm start relative to those from scratch"
+    )
     batch: PositiveInt = Field(8, description="structures per optimiser step (published: 32)")
-    patience: NonNegativeInt = Field(0, description="stop after this many epochs without a better validation score; 0: never early")
+    patience: NonNegativeInt = Field(
+        0, description="stop after this many epochs without a better validation score; 0: never early"
+    )
     validate_every: PositiveInt = Field(2, description="epochs between validations")
-    max_s: PositiveFloat | None = Field(None, description="most seconds one training may take (ends at the best epoch so far); breaks exact repeatability")
+    max_s: PositiveFloat | None = Field(
+        None,
+        description="most seconds one training may take (ends at the best epoch so far); breaks exact repeatability",
+    )
     loss: LossSettings = Field(default_factory=LossSettings, description="loss weights")
     learning_rates: LearningRates = Field(default_factory=LearningRates, description="Adam learning rates")

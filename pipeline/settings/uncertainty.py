@@ -13,11 +13,17 @@ class FeatureUncertaintySettings(Settings):
     """Uncertainty from gradient features of one model (Zaverkin et al. 2024)."""
 
     kind: Literal["posterior", "distance"] = "posterior"
-    features: FeatureKind = Field("last_layer", description="gradient with respect to the last layer, or sketched full gradient")
+    features: FeatureKind = Field(
+        "last_layer", description="gradient with respect to the last layer, or sketched full gradient"
+    )
     sketch_dimension: PositiveInt = Field(512, le=8192, description="length p of a sketched feature")
     sigma: float = Field(0.01, gt=0, description="ridge σ of the posterior, dimensionless")
-    alpha: float = Field(0.05, gt=0, lt=0.5, description="conformal miscoverage α: errors exceed u with at most this probability")
-    max_references: PositiveInt = Field(4096, description="training features kept by kind distance (farthest-point thinning)")
+    alpha: float = Field(
+        0.05, gt=0, lt=0.5, description="conformal miscoverage α: errors exceed u with at most this probability"
+    )
+    max_references: PositiveInt = Field(
+        4096, description="training features kept by kind distance (farthest-point thinning)"
+    )
 
 
 class CommitteeUncertaintySettings(Settings):
@@ -27,7 +33,9 @@ class CommitteeUncertaintySettings(Settings):
     features: FeatureKind = Field("last_layer", description="features of the selection kernel")
     sketch_dimension: PositiveInt = Field(512, le=8192, description="length p of a sketched feature")
     sigma: float = Field(0.01, gt=0, description="ridge σ of the selection kernel's posterior, dimensionless")
-    alpha: float = Field(0.05, gt=0, lt=0.5, description="conformal miscoverage α: errors exceed u with at most this probability")
+    alpha: float = Field(
+        0.05, gt=0, lt=0.5, description="conformal miscoverage α: errors exceed u with at most this probability"
+    )
 
 
 UncertaintySettings = FeatureUncertaintySettings | CommitteeUncertaintySettings

@@ -12,7 +12,9 @@ class DihedralVariable(Settings):
 
     kind: Literal["dihedral"] = "dihedral"
     name: str = Field(min_length=1, description="label in tables and figures")
-    atoms: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt] = Field(description="four atom indices, counted from 0")
+    atoms: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt] = Field(
+        description="four atom indices, counted from 0"
+    )
 
 
 class DistanceVariable(Settings):

@@ -1,0 +1,49 @@
+"""What differs between the settings a campaign began with and those it is resumed with, and whether that is allowed."""
+
+import hashlib
+import json
+from typing import Any
+
+from pipeline.settings.campaign import CampaignSettings
+from pipeline.settings.problems import show_value
+from pipeline.settings.yaml_source import Plain
+
+RESUMABLE = ("labels.budget", "stop", "site")
+"""Keys (and all below them) that may change when a campaign is resumed: they decide how long and where, not what."""
+
+
+def changed_keys(old: CampaignSettings, new: CampaignSettings) -> dict[str, tuple[Any, Any]]:
+    """Key path -> (old value, new value) of every setting that differs."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    keys = dict.fromkeys([*before, *after])
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def is_resumable(key: str) -> bool:
+    """Whether a campaign may be resumed with another value of this key."""
+    return any(key == allowed or key.startswith(f"{allowed}.") for allowed in RESUMABLE)
+
+
+def refused_changes(old: CampaignSettings, new: CampaignSettings) -> list[str]:
+    """One line ``key: was OLD, is NEW`` per change that a resumed campaign cannot take."""
+    return [
+        f"{key}: was {show_value(before)}, is {show_value(after)}"
+        for key, (before, after) in changed_keys(old, new).items()
+        if not is_resumable(key)
+    ]
+
+
+def science_digest(settings: CampaignSettings) -> str:
+    """sha256 of the settings that may not change on resume, as 64 hex digits."""
+    fixed = {key: value for key, value in _flat(settings.model_dump(mode="json")).items() if not is_resumable(key)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def _flat(value: Plain, path: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping from key path to plain value; empty containers stay as values."""
+    if isinstance(value, dict) and value:
+        named = {f"{path}.{name}" if path else name: item for name, item in value.items()}
+        return {k: v for name, item in named.items() for k, v in _flat(item, name).items()}
+    if isinstance(value, list) and value:
+        return {k: v for index, item in enumerate(value) for k, v in _flat(item, f"{path}[{index}]").items()}
+    return {path: value}
