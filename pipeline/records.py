@@ -121,7 +121,12 @@ class WalkerState:
         temperature_K, tau: of this walker.
         seed: of its thermostat noise.
         age: MD steps since its start.
+        clock: MD steps its batch has made over all segments; updates of the bias strength follow it.
         bias: running strength estimate.
+        forces: (N, 3) float64 biased forces at ``frame``, eV/Å.
+        model: sha256 of the model file that gave ``forces``; another model computes them anew.
+        anchor: (N, 3) float64 positions at which its neighbour rows were built, Å.
+        start: (N, 3) float64 positions it started from, Å (its bond graph is the reference of the bond check).
     """
 
     walker: str
@@ -131,7 +136,12 @@ class WalkerState:
     tau: float
     seed: int
     age: int
+    clock: int
     bias: BiasState
+    forces: FloatArray
+    model: str
+    anchor: FloatArray
+    start: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
