@@ -1,6 +1,6 @@
 """``systems:`` — what is simulated and where it starts."""
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, field_validator
 
 from pipeline.settings.model import Settings
 from pipeline.settings.variables import Variable
@@ -13,6 +13,17 @@ class SystemSettings(Settings):
     structures: tuple[str, ...] = Field(
         min_length=1, description="structure files (extxyz, CIF, POSCAR, any ASE format), relative to the campaign file"
     )
-    index: str = Field(":", description="which images of a trajectory: an ASE index such as 0, -1 or ::10")
-    repeat: tuple[int, int, int] = Field((1, 1, 1), description="supercell of periodic start structures")
+    index: str = Field(
+        ":",
+        pattern=r"^(-?\d+|(-?\d+)?:(-?\d+)?(:(-?[1-9]\d*)?)?)$",
+        description="which images of a trajectory: an ASE index such as 0, -1 or ::10",
+    )
+    repeat: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (1, 1, 1), description="supercell of periodic start structures"
+    )
     variables: tuple[Variable, ...] = Field((), description="collective variables whose coverage is followed")
+
+    @field_validator("index", mode="before")
+    @classmethod
+    def _as_text(cls, index: object) -> object:
+        return str(index) if isinstance(index, int) and not isinstance(index, bool) else index

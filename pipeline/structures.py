@@ -1,0 +1,242 @@
+"""Start structures: read from any format ASE knows, checked, with everything wrong with them said at once."""
+
+import importlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ase import Atoms
+from ase.calculators.calculator import get_calculator_class
+from ase.calculators.emt import parameters as emt_parameters
+from ase.data import chemical_symbols
+from ase.io import ParseError, read
+from ase.io.formats import UnknownFileTypeError
+
+from pipeline.errors import StructureError
+from pipeline.frames import Frame, check_frame
+from pipeline.settings.campaign import CampaignSettings
+from pipeline.settings.labels import ASEReference, EMTReference, OpenMMReference, Reference
+from pipeline.settings.systems import SystemSettings
+
+Systems = dict[str, tuple[Frame, ...]]
+
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    AssertionError,
+    EOFError,
+    StopIteration,
+    ImportError,
+    ArithmeticError,
+    ParseError,
+    UnknownFileTypeError,
+)
+"""What ASE's readers raise on files they cannot read: each format has its own habits."""
+
+
+def read_systems(settings: CampaignSettings, base: Path) -> Systems:
+    """All start structures by system name, in the order of the campaign file.
+
+    Args:
+        settings: the campaign.
+        base: the directory relative paths start from.
+
+    Raises:
+        StructureError: with every problem of every file, one per line.
+    """
+    frames, problems = collect_systems(settings.systems, base)
+    problems += reference_problems(settings.labels.reference, frames, base)
+    problems += weight_problems(settings, frames)
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        listing = "\n".join(f"  {line}" for line in problems)
+        raise StructureError(f"structures: {count}\n{listing}", "Mend the files or the keys named above.")
+    return frames
+
+
+def collect_systems(systems: Sequence[SystemSettings], base: Path) -> tuple[Systems, list[str]]:
+    """Read what can be read: frames by system name, and one line per problem."""
+    found: Systems = {}
+    problems: list[str] = []
+    for index, system in enumerate(systems):
+        frames = []
+        for name in system.structures:
+            where = f"systems[{index}].structures: {base / name}"
+            try:
+                frames += _read_file(system, base / name, where)
+            except StructureError as error:
+                problems.append(str(error))
+        good = []
+        for frame, where in frames:
+            try:
+                check_frame(frame, where=where)
+                good.append(frame)
+            except StructureError as error:
+                problems.append(str(error))
+        problems += _variable_problems(index, system, good)
+        found[system.name] = tuple(good)
+    return found, problems
+
+
+def reference_problems(reference: Reference, frames: Systems, base: Path) -> list[str]:
+    """Whether the reference exists and can label these structures, as far as can be told without a calculation."""
+    match reference:
+        case EMTReference():
+            return list(_emt_problems(frames))
+        case OpenMMReference():
+            return list(_openmm_problems(reference, frames, base))
+        case ASEReference():
+            return list(_calculator_problems(reference))
+
+
+def weight_problems(settings: CampaignSettings, frames: Systems) -> list[str]:
+    """Bias weights for elements that no structure holds: a misspelt element would silently change nothing."""
+    present = {chemical_symbols[z] for group in frames.values() for frame in group for z in frame.numbers}
+    return [
+        f"walkers.bias.species_weights.{element}: no structure holds {element}; remove it or use one of "
+        f"{', '.join(sorted(present))}"
+        for element in settings.walkers.bias.species_weights
+        if present and element not in present
+    ]
+
+
+def with_absolute_files(settings: CampaignSettings, base: Path) -> CampaignSettings:
+    """The settings with the reference's files as absolute paths, so that any worker finds them."""
+    reference = settings.labels.reference
+    if not isinstance(reference, OpenMMReference):
+        return settings
+    local = [str((base / name).resolve()) if (base / name).is_file() else name for name in reference.force_field]
+    absolute = reference.model_copy(
+        update={"topology": str((base / reference.topology).resolve()), "force_field": tuple(local)}
+    )
+    return settings.model_copy(update={"labels": settings.labels.model_copy(update={"reference": absolute})})
+
+
+def _read_file(system: SystemSettings, path: Path, where: str) -> list[tuple[Frame, str]]:
+    """The frames of one file, each with its place for messages.
+
+    Raises:
+        StructureError: the file is missing, unreadable or empty, the index is out of range, or it cannot be repeated.
+    """
+    if path.is_dir() or not path.exists():
+        kind = "is a directory" if path.is_dir() else "there is no such file"
+        raise StructureError(f"{where}: {kind}.", "Paths are relative to the campaign file.")
+    if path.stat().st_size == 0:
+        raise StructureError(f"{where}: the file is empty.", "Give a file with at least one structure.")
+    images = _images(path, where)
+    if not images:
+        raise StructureError(f"{where}: the file holds no structure.", "Give a file with at least one structure.")
+    picked = _pick(images, system.index, where)
+    return [(_repeated(system, atoms, f"{where}, image {i}"), f"{where}, image {i}") for i, atoms in picked]
+
+
+def _images(path: Path, where: str) -> list[Atoms]:
+    try:
+        images = read(path, ":")
+    except KeyError as error:
+        name = str(error.args[0]) if error.args else ""
+        if re.fullmatch(r"[A-Z][a-z]{0,2}", name) and name not in chemical_symbols:
+            raise StructureError(
+                f"{where}: unknown element {name!r}.", "Use chemical symbols such as H, C, Al."
+            ) from None
+        raise StructureError(
+            f"{where}: cannot be read: missing {error}.", "Check the file; extxyz is safest."
+        ) from None
+    except UnknownFileTypeError as error:
+        raise StructureError(
+            f"{where}: the format is not known ({error}).", "Name it after its format, e.g. .extxyz, .cif, POSCAR."
+        ) from None
+    except _READ_ERRORS as error:
+        raise StructureError(
+            f"{where}: cannot be read: {type(error).__name__}: {error}.", "Check the file; extxyz is safest."
+        ) from None
+    return images if isinstance(images, list) else [images]
+
+
+def _pick(images: list[Atoms], index: str, where: str) -> list[tuple[int, Atoms]]:
+    """The images an ASE index names, each with its number in the file."""
+    numbered = list(enumerate(images))
+    count = f"the file has {len(images)} structure{'s' if len(images) > 1 else ''}, counted from 0"
+    if ":" not in index:
+        if not -len(images) <= int(index) < len(images):
+            raise StructureError(f"{where}: index {index} is out of range; {count}.", "Change index.")
+        return [numbered[int(index)]]
+    picked = numbered[slice(*(int(part) if part else None for part in index.split(":")))]
+    if not picked:
+        raise StructureError(f"{where}: index {index!r} picks no structure; {count}.", "Change index.")
+    return picked
+
+
+def _repeated(system: SystemSettings, atoms: Atoms, where: str) -> Frame:
+    for axis, times in enumerate(system.repeat):
+        if times > 1 and not atoms.pbc[axis]:
+            raise StructureError(
+                f"{where}: repeat is {list(system.repeat)} but the structure is not periodic along axis {axis}.",
+                "Remove repeat or make the structure periodic.",
+            )
+    return Frame.from_atoms(atoms.repeat(system.repeat), system=system.name)
+
+
+def _variable_problems(index: int, system: SystemSettings, frames: Sequence[Frame]) -> list[str]:
+    if not frames:
+        return []
+    smallest = min(len(frame) for frame in frames)
+    return [
+        f"systems[{index}].variables[{number}].atoms: {list(variable.atoms)} of {variable.name!r} is out of range; "
+        f"{system.name} has {smallest} atoms, counted from 0"
+        for number, variable in enumerate(system.variables)
+        if max(variable.atoms) >= smallest
+    ]
+
+
+def _emt_problems(frames: Systems) -> Iterator[str]:
+    for name, group in frames.items():
+        elements = {chemical_symbols[z] for frame in group for z in frame.numbers}
+        unknown = sorted(elements - set(emt_parameters))
+        if unknown:
+            yield (
+                f"labels.reference.kind: emt does not know {', '.join(unknown)} of system {name}; "
+                f"it knows {', '.join(emt_parameters)}; use another reference"
+            )
+
+
+def _openmm_problems(reference: OpenMMReference, frames: Systems, base: Path) -> Iterator[str]:
+    path = base / reference.topology
+    where = f"labels.reference.topology: {path}"
+    if not path.is_file():
+        yield f"{where}: there is no such file; give a PDB file, relative to the campaign file"
+        return
+    try:
+        images = _images(path, where)
+    except StructureError as error:
+        yield str(error)
+        return
+    numbers = list(images[0].numbers)
+    for name, group in frames.items():
+        for frame in group:
+            if list(frame.numbers) != numbers:
+                yield (
+                    f"{where}: its atoms are not those of system {name}: {_formula(numbers)} in the topology, "
+                    f"{_formula(list(frame.numbers))} in the structure; both must list the same atoms in the same order"
+                )
+                break
+
+
+def _formula(numbers: Sequence[int]) -> str:
+    return f"{Atoms(numbers=numbers).get_chemical_formula()} ({len(numbers)} atoms)"
+
+
+def _calculator_problems(reference: ASEReference) -> Iterator[str]:
+    where = f"labels.reference.calculator: {reference.calculator}"
+    module, _, name = reference.calculator.rpartition(".")
+    try:
+        if module:
+            getattr(importlib.import_module(module), name)
+        else:
+            get_calculator_class(reference.calculator)
+    except (ImportError, AttributeError) as error:
+        yield f"{where}: cannot be imported ({error}); install its package or correct the name"
