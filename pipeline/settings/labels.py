@@ -10,13 +10,13 @@ from pipeline.settings.model import Settings
 class EMTReference(Settings):
     """ASE's effective-medium theory: a cheap test potential for Al, Cu, Ag, Au, Ni, Pd, Pt (and H, C, N, O roughly)."""
 
-    kind: Literal["emt"] = "emt"
+    kind: Literal["emt"] = Field("emt", description="effective-medium theory of ASE")
 
 
 class OpenMMReference(Settings):
     """An OpenMM force field: a cheap test potential for molecules (about 0.5 ms a label for alanine dipeptide)."""
 
-    kind: Literal["openmm"] = "openmm"
+    kind: Literal["openmm"] = Field("openmm", description="an OpenMM force field")
     topology: str = Field(description="PDB file with residue names and bonds, atoms in the order of the structures")
     force_field: tuple[str, ...] = Field(
         ("amber19/protein.ff19SB.xml",), min_length=1, description="OpenMM force field files"
@@ -26,7 +26,7 @@ class OpenMMReference(Settings):
 class ASEReference(Settings):
     """Any ASE calculator, by ASE name (``lj``) or import path (``tblite.ase.TBLite``)."""
 
-    kind: Literal["ase"] = "ase"
+    kind: Literal["ase"] = Field("ase", description="any ASE calculator")
     calculator: str = Field(
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$", description="ASE calculator name or dotted import path"
     )

@@ -13,7 +13,7 @@ class GMNNSettings(Settings):
     Defaults are quick to train; published: S 7, K 9, hidden [512, 512].
     """
 
-    kind: Literal["gmnn"] = "gmnn"
+    kind: Literal["gmnn"] = Field("gmnn", description="Gaussian-moment neural network")
     cutoff_A: float = Field(5.0, gt=1.0, le=15.0, description="radial cutoff r_c, Å")
     gaussians: PositiveInt = Field(9, le=64, description="number K of Gaussian radial functions")
     channels: PositiveInt = Field(

@@ -20,19 +20,19 @@ class ResourceSettings(Settings):
 class InlineSite(ResourceSettings):
     """Everything in the driver process, one task after another: no engine, for tests and debugging."""
 
-    kind: Literal["inline"] = "inline"
+    kind: Literal["inline"] = Field("inline", description="in the driver process")
 
 
 class LocalThreadsSite(ResourceSettings):
     """Parsl threads in the driver process: for tests and small demos."""
 
-    kind: Literal["local_threads"] = "local_threads"
+    kind: Literal["local_threads"] = Field("local_threads", description="Parsl threads in the driver process")
 
 
 class LocalHTEXSite(ResourceSettings):
     """Parsl worker processes on this machine: the workstation site."""
 
-    kind: Literal["local_htex"] = "local_htex"
+    kind: Literal["local_htex"] = Field("local_htex", description="Parsl worker processes on this machine")
     gpus: int = Field(0, ge=0, description="GPUs of this machine; each walk and train worker gets one")
 
 

@@ -12,7 +12,9 @@ FeatureKind = Literal["last_layer", "sketched"]
 class FeatureUncertaintySettings(Settings):
     """Uncertainty from gradient features of one model (Zaverkin et al. 2024)."""
 
-    kind: Literal["posterior", "distance"] = "posterior"
+    kind: Literal["posterior", "distance"] = Field(
+        "posterior", description="Gaussian posterior variance, or distance to the training features"
+    )
     features: FeatureKind = Field(
         "last_layer", description="gradient with respect to the last layer, or sketched full gradient"
     )
@@ -29,7 +31,7 @@ class FeatureUncertaintySettings(Settings):
 class CommitteeUncertaintySettings(Settings):
     """Standard deviation over a committee; the selection kernel still uses the first member's features."""
 
-    kind: Literal["committee"] = "committee"
+    kind: Literal["committee"] = Field("committee", description="spread of a committee")
     features: FeatureKind = Field("last_layer", description="features of the selection kernel")
     sketch_dimension: PositiveInt = Field(512, le=8192, description="length p of a sketched feature")
     sigma: float = Field(0.01, gt=0, description="ridge σ of the selection kernel's posterior, dimensionless")

@@ -10,7 +10,7 @@ from pipeline.settings.model import Settings
 class DihedralVariable(Settings):
     """A dihedral angle in degrees, −180 to 180, periodic."""
 
-    kind: Literal["dihedral"] = "dihedral"
+    kind: Literal["dihedral"] = Field("dihedral", description="a dihedral angle")
     name: str = Field(min_length=1, description="label in tables and figures")
     atoms: tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt] = Field(
         description="four atom indices, counted from 0"
@@ -20,7 +20,7 @@ class DihedralVariable(Settings):
 class DistanceVariable(Settings):
     """A distance between two atoms in Å."""
 
-    kind: Literal["distance"] = "distance"
+    kind: Literal["distance"] = Field("distance", description="a distance")
     name: str = Field(min_length=1, description="label in tables and figures")
     atoms: tuple[NonNegativeInt, NonNegativeInt] = Field(description="two atom indices, counted from 0")
     range_A: tuple[float, float] = Field(description="range that coverage is measured over, Å")

@@ -1,0 +1,40 @@
+"""``farwalk init TEMPLATE DIR``: a campaign to start from."""
+
+import shutil
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.errors import SettingsError, StoreError
+
+TEMPLATES = files("apps") / "templates"
+
+
+def template_names() -> list[str]:
+    """The templates that come with farwalk."""
+    return sorted(entry.name for entry in TEMPLATES.iterdir() if (entry / "campaign.yaml").is_file())
+
+
+def init(
+    template: Annotated[str, typer.Argument(help="name of the template, or 'list' to see them")],
+    directory: Annotated[Path, typer.Argument(help="new or empty directory")] = Path(),
+) -> None:
+    """Copy a commented campaign to start from."""
+    names = template_names()
+    console = Console(highlight=False)
+    if template == "list":
+        console.print("\n".join(names))
+        return
+    if template not in names:
+        raise SettingsError(f"there is no template {template!r}.", f"Use one of: {', '.join(names)}.")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        what = "is not empty" if directory.is_dir() else "is a file"
+        raise StoreError(f"{directory}: {what}.", "Give a new or an empty directory.")
+    with as_file(TEMPLATES / template) as source:
+        shutil.copytree(source, directory, dirs_exist_ok=True)
+    console.print(
+        f"wrote {directory / 'campaign.yaml'}\nnext: farwalk check {directory / 'campaign.yaml'}", soft_wrap=True
+    )
