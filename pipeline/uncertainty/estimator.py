@@ -1,0 +1,133 @@
+"""A model's calibrated uncertainty: one total per structure, one per atom, and the kernel for selection.
+
+Shapes: B structures, A atoms, P features, M members. Units: eV/atom (total), eV/Å (atom-based) once calibrated.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import TaskError
+from pipeline.uncertainty.committee import committee_atomic, committee_total
+from pipeline.uncertainty.conformal import Factor
+from pipeline.uncertainty.distance import Distance
+from pipeline.uncertainty.posterior import Posterior
+
+EstimatorKind = Literal["posterior", "distance", "committee"]
+Part = Posterior | Distance
+
+
+class Estimator(nn.Module):
+    """Uncertainties from features (``posterior``, ``distance``) or members (``committee``), times conformal factors.
+
+    Feature kinds answer :meth:`total` and :meth:`atomic`; a committee (``needs_forces``) answers
+    :meth:`total_of_members` and :meth:`atomic_of_members`. All of them have :meth:`kernel`.
+
+    Args:
+        kind: what the uncertainty is made of.
+        kernel: posterior of the training structures, for selection.
+        total_part: of structure features; None for a committee.
+        atomic_part: of atom features; None for a committee.
+    """
+
+    total_factor: Tensor
+    atomic_factor: Tensor
+
+    def __init__(
+        self, kind: EstimatorKind, kernel: Posterior, total_part: Part | None = None, atomic_part: Part | None = None
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        self.kernel_part = kernel
+        self.total_part, self.atomic_part = total_part, atomic_part
+        self.register_buffer("total_factor", torch.ones((), dtype=torch.float64))
+        self.register_buffer("atomic_factor", torch.ones((), dtype=torch.float64))
+
+    @classmethod
+    def fit(
+        cls, kind: EstimatorKind, structures: Tensor, atoms: Tensor, *, sigma: float, max_references: int = 4096
+    ) -> "Estimator":
+        """Fit on the training set; factors stay 1 until :meth:`calibrate`.
+
+        Args:
+            kind: what the uncertainty is made of.
+            structures: (N, P) structure features of the training set.
+            atoms: (ΣN_i, P) atom features of the training set.
+            sigma: ridge of the posteriors.
+            max_references: features kept by ``distance``.
+        """
+        kernel = Posterior.fit(structures, sigma=sigma)
+        if kind == "committee":
+            return cls(kind, kernel)
+        if kind == "distance":
+            parts = (Distance.fit(x, max_references=max_references) for x in (structures, atoms))
+            return cls(kind, kernel, *parts)
+        return cls(kind, kernel, Posterior(kernel.transform.clone()), Posterior.fit(atoms, sigma=sigma))
+
+    @property
+    def needs_forces(self) -> bool:
+        """Whether it is made of members' energies and forces rather than of features."""
+        return self.kind == "committee"
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """Conformal factors: total, atom-based."""
+        return float(self.total_factor), float(self.atomic_factor)
+
+    def calibrate(self, total: Factor, atomic: Factor) -> None:
+        """Set both conformal factors."""
+        self.total_factor.fill_(total.value)
+        self.atomic_factor.fill_(atomic.value)
+
+    def total(self, structure_features: Tensor) -> Tensor:
+        """(B,) calibrated uncertainty of E/N, eV/atom, from (B, P) features; differentiable."""
+        part = self._part(self.total_part)
+        u: Tensor = part(structure_features)
+        return u * self.total_factor.to(u.dtype)
+
+    def atomic(self, atom_features: Tensor) -> Tensor:
+        """(A,) calibrated uncertainty of each atom's force vector, eV/Å, from (A, P) features; differentiable."""
+        part = self._part(self.atomic_part)
+        u: Tensor = part(atom_features)
+        return u * self.atomic_factor.to(u.dtype)
+
+    def total_of_members(self, member_energies: Tensor, n_atoms: Tensor) -> Tensor:
+        """(B,) calibrated, eV/atom, from (M, B) energies in eV; differentiable."""
+        return committee_total(member_energies, n_atoms) * self.total_factor.to(member_energies.dtype)
+
+    def atomic_of_members(self, member_forces: Tensor) -> Tensor:
+        """(A,) calibrated, eV/Å, from (M, A, 3) forces in eV/Å."""
+        return committee_atomic(member_forces) * self.atomic_factor.to(member_forces.dtype)
+
+    def kernel(self, structure_features: Tensor) -> Tensor:
+        """(B, P) float64 rows x of the selection kernel K = XXᵀ; for ``posterior``, √diag(K) is the uncalibrated u."""
+        return self.kernel_part.transformed(structure_features.to(torch.float64))
+
+    def config(self) -> dict[str, Any]:
+        """Plain settings that, with the state dict, rebuild the estimator."""
+        return {"kind": self.kind}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> "Estimator":
+        """Rebuild from :meth:`config` and ``state_dict()``."""
+        kind: EstimatorKind = config["kind"]
+        parts = [_empty_part(state, name) for name in ("total_part", "atomic_part")]
+        estimator = cls(kind, Posterior(torch.empty_like(state["kernel_part.transform"])), *parts)
+        estimator.load_state_dict(dict(state))
+        return estimator
+
+    def _part(self, part: Part | None) -> Part:
+        if part is None:
+            raise TaskError("A committee has no uncertainty from features.", "Call the functions of members.")
+        return part
+
+
+def _empty_part(state: Mapping[str, Tensor], name: str) -> Part | None:
+    """A part of the shapes and dtypes found in a state dict."""
+    if (transform := state.get(f"{name}.transform")) is not None:
+        return Posterior(torch.empty_like(transform))
+    if (references := state.get(f"{name}.references")) is not None:
+        return Distance(torch.empty_like(references), torch.empty_like(state[f"{name}.scale"]))
+    return None
