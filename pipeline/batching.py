@@ -34,7 +34,6 @@ class Batch:
         n_atoms: (B,) int64.
         neighbors: (A, M) int64 indices into the flat batch.
         offsets: (A, M, 3) float64, lattice translation of each neighbour, Å.
-        owners: (B, A) float64 one-hot of ``system``: sums over atoms as a matrix product, in a fixed order.
     """
 
     numbers: Tensor
@@ -45,7 +44,6 @@ class Batch:
     n_atoms: Tensor
     neighbors: Tensor
     offsets: Tensor
-    owners: Tensor
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -75,8 +73,8 @@ class Batch:
 
     def sum_atoms(self, values: Tensor) -> Tensor:
         """Sum over the atoms of each structure: (A, …) to (B, …), in float64."""
-        flat = values.to(torch.float64).reshape(len(values), -1)
-        return (self.owners @ flat).reshape(len(self), *values.shape[1:])
+        total = torch.zeros((len(self), *values.shape[1:]), dtype=torch.float64, device=values.device)
+        return total.index_add(0, self.system, values.to(torch.float64))
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
@@ -135,8 +133,6 @@ def batch_from_rows(frames: Sequence[Frame], rows: Sequence[NeighborRows]) -> Ba
     """A batch from structures whose neighbour rows are known."""
     sizes = np.array([len(frame) for frame in frames], dtype=np.int64)
     system = np.repeat(np.arange(len(frames)), sizes)
-    owners = np.zeros((len(frames), int(sizes.sum())))
-    owners[system, np.arange(len(system))] = 1.0
     neighbors, offsets = _join(rows, sizes)
     return Batch(
         numbers=torch.from_numpy(np.concatenate([frame.numbers for frame in frames])),
@@ -147,7 +143,6 @@ def batch_from_rows(frames: Sequence[Frame], rows: Sequence[NeighborRows]) -> Ba
         n_atoms=torch.from_numpy(sizes),
         neighbors=neighbors,
         offsets=offsets,
-        owners=torch.from_numpy(owners),
     )
 
 
@@ -165,6 +160,11 @@ class MovingBatch:
         frames: the structures.
         cutoff_A: radial cutoff, Å.
         skin_A: extra radius of the rows, Å.
+
+    Attributes:
+        batch: the structures where they are now.
+        anchors: (A, 3) positions at which each structure's rows were built, Å.
+        rebuilds: how many times a structure's rows were built anew.
     """
 
     def __init__(self, frames: Sequence[Frame], *, cutoff_A: float, skin_A: float = 1.0) -> None:
@@ -173,7 +173,7 @@ class MovingBatch:
         self._frames = list(frames)
         self._rows = [neighbor_rows(f.positions, f.cell, f.pbc, self._reach) for f in frames]
         self.batch = batch_from_rows(self._frames, self._rows)
-        self._built_at = self.batch.positions.clone()
+        self.anchors = self.batch.positions.clone()
         self.rebuilds = 0
 
     def replace(self, index: int, frame: Frame) -> None:
@@ -181,11 +181,11 @@ class MovingBatch:
         self._frames[index] = frame
         self._rows[index] = neighbor_rows(frame.positions, frame.cell, frame.pbc, self._reach)
         self.batch = batch_from_rows(self._frames, self._rows)
-        self._built_at = self.batch.positions.clone()
+        self.anchors = self.batch.positions.clone()
 
     def move(self, positions: Tensor) -> Batch:
         """The batch at new positions (A, 3); rebuilds the rows of structures that left their skin."""
-        moved = (positions - self._built_at).square().sum(dim=1)
+        moved = (positions - self.anchors).square().sum(dim=1)
         if float(moved.max()) <= self._half_skin_squared:
             self.batch = self.batch.with_positions(positions)
             return self.batch
@@ -202,7 +202,7 @@ class MovingBatch:
                 numbers=frame.numbers, positions=array[span].copy(), cell=frame.cell, pbc=frame.pbc, system=frame.system
             )
             self._rows[k] = neighbor_rows(array[span], frame.cell, frame.pbc, self._reach)
-            self._built_at[span] = positions[span]
+            self.anchors[span] = positions[span]
         sizes = self.batch.n_atoms.numpy()
         neighbors, offsets = _join(self._rows, sizes)
         self.batch = replace(self.batch, positions=positions, neighbors=neighbors, offsets=offsets)

@@ -1,0 +1,113 @@
+"""One slot of a walker batch: who walks there, and who comes next.
+
+Units: Å, eV/Å, K; velocities in Å per internal time unit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from ase.data import atomic_masses
+from torch import Tensor
+
+from pipeline.bias import empty_bias_state
+from pipeline.dynamics.langevin import ThermostatNoise, thermal_velocities
+from pipeline.dynamics.stops import bonds
+from pipeline.frames import FloatArray, Frame
+from pipeline.records import WalkerState
+from pipeline.settings.walkers import StopSettings, WalkerSettings
+
+
+def masses_of(frame: Frame) -> Tensor:
+    """(N,) float64 standard atomic masses, amu."""
+    return torch.from_numpy(atomic_masses[frame.numbers].astype(np.float64))
+
+
+def with_positions(frame: Frame, positions: FloatArray) -> Frame:
+    """The same atoms elsewhere."""
+    return replace(frame, positions=np.array(positions, dtype=np.float64))
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place in the batch and the walker in it. Positions, velocities and forces of all slots live in the batch's tensors.
+
+    Attributes:
+        state: the walker as it entered the slot (its geometry, temperature, seed, start).
+        age: MD steps it has made.
+        noise: its thermostat's numbers.
+        bonds: its bond graph at the start, or None when that is not watched.
+        good: geometry and uncertainties at the last stop check it passed.
+    """
+
+    state: WalkerState
+    age: int
+    noise: ThermostatNoise
+    bonds: frozenset[tuple[int, int]] | None
+    good: "Checked | None" = None
+
+    @property
+    def frame(self) -> Frame:
+        """The atoms of the walker (positions as it entered)."""
+        return self.state.frame
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A geometry that passed the checks: (N, 3) positions, its age, total (eV/atom) and (N,) atom-based (eV/Å) uncertainty."""
+
+    positions: FloatArray
+    age: int
+    total: float
+    atomic: FloatArray
+
+
+def occupy(state: WalkerState, stop: StopSettings) -> Slot:
+    """A slot with this walker in it."""
+    frame = state.frame
+    graph = bonds(frame.numbers, state.start, frame.cell, frame.pbc, stop.bond_fraction) if stop.bond_graph else None
+    return Slot(state=state, age=state.age, noise=ThermostatNoise(state.seed, len(frame)), bonds=graph)
+
+
+class Nursery:
+    """Makes new walkers: start structure, velocities and seed follow from (task seed, slot, how many came before).
+
+    Args:
+        starts: labelled structures to start from.
+        settings: walker settings.
+        temperatures_K: of each slot.
+        seed: of the walk task.
+        prefix: names start with it.
+    """
+
+    def __init__(
+        self, *, starts: Sequence[Frame], settings: WalkerSettings, temperatures_K: Sequence[float], seed: int, prefix: str
+    ) -> None:
+        self._starts, self._settings, self._temperatures = starts, settings, temperatures_K
+        self._seed, self._prefix = seed, prefix
+        self._born = [0] * len(temperatures_K)
+
+    def walker(self, slot: int, clock: int) -> WalkerState:
+        """A new walker for ``slot``, at rest in its window, with Maxwell-Boltzmann velocities."""
+        born = self._born[slot]
+        self._born[slot] += 1
+        stream = np.random.SeedSequence([self._seed, slot, born])
+        seed = int(stream.generate_state(1, np.uint64)[0])
+        frame = self._starts[int(np.random.default_rng(stream).integers(len(self._starts)))]
+        temperature = self._temperatures[slot]
+        return WalkerState(
+            walker=f"{self._prefix}-s{slot:02d}-{born:03d}",
+            frame=frame,
+            velocities=thermal_velocities(seed, masses_of(frame), temperature).numpy(),
+            temperature_K=temperature,
+            tau=self._settings.bias.tau,
+            seed=seed,
+            age=0,
+            clock=clock,
+            bias=empty_bias_state(),
+            forces=np.zeros((len(frame), 3)),
+            model="",
+            anchor=frame.positions,
+            start=frame.positions,
+        )

@@ -1,0 +1,99 @@
+"""Model files: plain tensors and plain settings, checked against a digest, loaded without running code."""
+
+import hashlib
+import os
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import ModelError
+from pipeline.potentials.gmnn import GMNN, FeatureSpec
+from pipeline.potentials.model import Model
+from pipeline.records import FileRef
+from pipeline.settings.potential import GMNNSettings
+from pipeline.uncertainty.estimator import Estimator
+
+FORMAT = "farwalk-model"
+SCHEMA = 1
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def save(model: Model, path: str | Path, notes: dict[str, str] | None = None) -> FileRef:
+    """Write a model under a temporary name, fsync, rename.
+
+    Args:
+        model: the model.
+        path: where to.
+        notes: provenance, plain strings.
+    """
+    first = model.first
+    assert isinstance(first, GMNN)
+    payload = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "kind": "gmnn",
+        "version": model.version,
+        "settings": first.settings.model_dump(mode="json"),
+        "elements": list(first.elements),
+        "features": asdict(first.feature_spec),
+        "members": [member.state_dict() for member in model.members],
+        "estimator": {"config": model.estimator.config(), "state": model.estimator.state_dict()},
+        "notes": dict(notes or {}),
+    }
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        torch.save(payload, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(target)
+    return FileRef(path=str(target.resolve()), sha256=sha256_of(target))
+
+
+def load(path: str | Path, sha256: str | None = None) -> Model:
+    """Read a model file.
+
+    Args:
+        path: the file.
+        sha256: its expected digest; None skips the check.
+
+    Raises:
+        ModelError: missing, damaged, of another format or schema, or with another digest.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise ModelError(f"Model file {source} does not exist.", "Check the path, or export a model with `farwalk export`.")
+    if sha256 is not None and (found := sha256_of(source)) != sha256:
+        raise ModelError(f"Model file {source} has sha256 {found[:12]}…, expected {sha256[:12]}….", "It changed: restore it.")
+    try:
+        payload: Any = torch.load(source, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ModelError(f"Model file {source} is damaged or not a farwalk model.", "Export it again.") from error
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise ModelError(f"{source} is not a farwalk model.", "Give a file written by `farwalk export --format model`.")
+    if payload["schema"] != SCHEMA:
+        raise ModelError(f"{source} has model schema {payload['schema']}, this version reads {SCHEMA}.", "Export it again.")
+    return _build(payload)
+
+
+def _build(payload: dict[str, Any]) -> Model:
+    settings = GMNNSettings.model_validate(payload["settings"])
+    spec = FeatureSpec(**payload["features"])
+    members = []
+    for state in payload["members"]:
+        member = GMNN(settings, payload["elements"], spec)
+        member.to(state["radial.table"].dtype)
+        member.offsets, member.unit_energy = member.offsets.double(), member.unit_energy.double()
+        member.load_state_dict(state)
+        members.append(member)
+    estimator = Estimator.from_config(payload["estimator"]["config"], payload["estimator"]["state"])
+    return Model(members, estimator, payload["version"])
