@@ -1,0 +1,202 @@
+"""Settings: what loads, what is refused and how it is said, what may change on resume."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import SettingsError
+from pipeline.settings import CampaignSettings
+from pipeline.settings.changes import changed_keys, is_resumable, refused_changes, science_digest
+from pipeline.settings.keys import every_key
+from pipeline.settings.loading import dump_settings, load_campaign
+from pipeline.settings.yaml_source import parse_yaml, show_path
+
+MINIMAL: dict[str, Any] = {
+    "name": "copper",
+    "seed": 1,
+    "systems": [{"name": "cu", "structures": ["cu.extxyz"]}],
+    "labels": {"reference": {"kind": "emt"}, "budget": 64},
+}
+
+
+def write(directory: Path, data: object) -> Path:
+    path = directory / "campaign.yaml"
+    path.write_text(data if isinstance(data, str) else yaml.safe_dump(data))
+    return path
+
+
+def problems_of(directory: Path, data: object, *overrides: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_campaign(write(directory, data), overrides)
+    return caught.value.message
+
+
+def test_a_minimal_campaign_loads_with_defaults_and_its_directory(tmp_path: Path) -> None:
+    loaded = load_campaign(write(tmp_path, MINIMAL))
+    assert loaded.base == tmp_path
+    assert loaded.settings.walkers.bias.tau == 0.25
+    assert loaded.settings.site.kind == "local_htex"
+
+
+def test_dumped_settings_load_to_equal_settings(tmp_path: Path) -> None:
+    settings = load_campaign(write(tmp_path, MINIMAL)).settings
+    assert load_campaign(write(tmp_path, dump_settings(settings))).settings == settings
+
+
+def test_every_key_and_every_kind_has_a_description() -> None:
+    document = CampaignSettings.model_json_schema()
+    models = {"CampaignSettings": document, **document["$defs"]}
+    silent = [
+        f"{m}.{k}" for m, d in models.items() for k, v in d.get("properties", {}).items() if not v.get("description")
+    ]
+    assert silent == []
+
+
+def test_every_number_with_a_unit_names_it_in_its_description() -> None:
+    units = {"_fs": "fs", "_K": "K", "_A": "Å", "_eV_per_A": "eV/Å", "_per_ps": "1/ps", "_h": "hours", "_s": "seconds"}
+    for key, field in every_key().items():
+        suffix = next((s for s in sorted(units, key=len, reverse=True) if key.endswith(s)), None)
+        if suffix and field.annotation in (float, float | None):
+            assert units[suffix] in str(field.description), key
+
+
+def test_all_problems_are_said_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = (
+        "name: copper\nseed: one\nsystems:\n  - {name: cu, structures: [cu.extxyz]}\n"
+        "labels: {reference: {kind: emtt}, budget: 64}\nwalkers:\n  timestep_fs: 0.5 fs\n  cont: 8\n"
+    )
+    lines = problems_of(tmp_path, text).splitlines()
+    assert "4 problems" in lines[0]
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["line 2", "line 5", "line 7", "line 8"]
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "expected"),
+    [
+        ("walkers", {"timestep_fs": "0.5 fs"}, "write the bare number 0.5 in the unit of the key (MD time step, fs)"),
+        ("walkers", {"timestep_ps": 0.5}, "did you mean timestep_fs (MD time step, fs)?"),
+        ("walkers", {"temperature_K": 300}, "did you mean temperatures_K"),
+        ("walkers", {"tau": 0.1}, "it belongs at walkers.bias.tau"),
+        ("walkers", {"count": True}, "walkers.count: not a number; found true"),
+        ("walkers", 3, "walkers: must be a section of keys; found 3"),
+        ("walkers", {"bias": {"tau": -1}}, "walkers.bias.tau: must be greater than or equal to 0; found -1"),
+        ("walkers", {"count": 10, "batch": 4}, "walkers.count (10) is not a multiple of walkers.batch (4)"),
+        ("walkers", {"bias": {"species_weights": {"Xx": 0}}}, "species_weights: unknown element 'Xx'"),
+        ("selection", {"kind": "maxdt"}, "did you mean maxdet?"),
+        (
+            "uncertainty",
+            {"sigma": 0.1},
+            "uncertainty: kind is missing; add kind: one of posterior, distance, committee",
+        ),
+        ("uncertainty", {"kind": "committee"}, "set potential.members to 2 or more"),
+        ("site", {"kind": "slurm"}, "unknown kind 'slurm'"),
+        ("potential", {"hidden": []}, "potential.hidden: must have at least 1 item"),
+        ("systems", [], "systems: must have at least 1 item"),
+        ("schedule", "streaming", "use 'rounds'"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key_and_remedy(tmp_path: Path, section: str, value: object, expected: str) -> None:
+    assert expected in problems_of(tmp_path, {**MINIMAL, section: value})
+
+
+def test_no_message_shows_the_inner_words_of_the_validator(tmp_path: Path) -> None:
+    data = {
+        **MINIMAL,
+        "labels": {"reference": {"kind": "openmm", "topolgy": "x.pdb"}, "budget": "64 labels"},
+        "site": 1,
+    }
+    text = problems_of(tmp_path, data)
+    for noise in ("pydantic", "Input should", "type=", "Value error", "tagged-union", "openmm.topolgy"):
+        assert noise not in text
+    assert "labels.reference.topolgy: unknown key" in text
+
+
+def test_overrides_win_over_the_file_and_make_missing_sections(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    overrides = [
+        "walkers.bias.tau=0",
+        "systems[0].name=al",
+        "systems.0.index=-1",
+        "site={kind: inline}",
+        "stop.max_wall_h=1e-1",
+    ]
+    settings = load_campaign(path, overrides).settings
+    assert settings.walkers.bias.tau == 0
+    assert (settings.systems[0].name, settings.systems[0].index) == ("al", "-1")
+    assert settings.site.kind == "inline"
+    assert settings.stop.max_wall_h == 0.1
+
+
+def test_overrides_reach_into_free_mappings(tmp_path: Path) -> None:
+    settings = load_campaign(write(tmp_path, MINIMAL), ["walkers.bias.species_weights.H=0"]).settings
+    assert settings.walkers.bias.species_weights == {"H": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("walkers.bais.tau=0", "Did you mean walkers.bias.tau?"),
+        ("walkers.bias.tau", "not KEY=VALUE"),
+        ("=1", "not KEY=VALUE"),
+        ("systems[4].name=x", "the list has 1 entries"),
+        ("walkers.bias.tau=[1", "not YAML"),
+        ("walkers.bias.tau=-1", "must be greater than or equal to 0; found -1"),
+        ("name.first=x", "unknown key name.first"),
+    ],
+)
+def test_a_wrong_override_is_named(tmp_path: Path, override: str, expected: str) -> None:
+    assert expected in problems_of(tmp_path, MINIMAL, override)
+
+
+def test_numbers_in_scientific_notation_are_numbers() -> None:
+    assert parse_yaml("[1e-3, -2E5, 1.5e+2, .5e1]", where="here").data == [1e-3, -2e5, 150.0, 5.0]
+
+
+def test_duplicate_keys_are_all_named_with_both_lines() -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_yaml("a: 1\nb:\n  c: 1\n  c: 2\na: 2\n", where="here")
+    assert "b.c: lines 3 and 4" in caught.value.message
+    assert "a: lines 1 and 5" in caught.value.message
+
+
+def test_an_alias_that_contains_itself_ends() -> None:
+    assert parse_yaml("&a [*a]", where="here").lines == {(0,): 1}
+
+
+@given(
+    st.recursive(
+        st.integers() | st.booleans(), lambda inner: st.dictionaries(st.text("abc", min_size=1), inner), max_leaves=8
+    )
+)
+def test_parsing_gives_what_was_dumped_and_a_line_for_every_key(data: object) -> None:
+    source = parse_yaml(yaml.safe_dump(data, default_flow_style=False), where="here")
+    assert source.data == data
+    assert all(line >= 1 for line in source.lines.values())
+    if isinstance(data, dict):
+        assert {path[0] for path in source.lines} == set(data)
+
+
+def test_key_paths_are_shown_as_they_are_written() -> None:
+    assert show_path(("systems", 0, "variables", 1, "atoms")) == "systems[0].variables[1].atoms"
+
+
+def test_only_budget_stop_rules_and_site_may_change_on_resume(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    old = load_campaign(path).settings
+    more = load_campaign(path, ["labels.budget=100", "stop.max_wall_h=3", "site={kind: inline}"]).settings
+    assert set(changed_keys(old, more)) >= {"labels.budget", "stop.max_wall_h", "site.kind"}
+    assert refused_changes(old, more) == []
+    assert science_digest(old) == science_digest(more)
+    other = load_campaign(path, ["walkers.bias.tau=0", "labels.budget=100"]).settings
+    assert refused_changes(old, other) == ["walkers.bias.tau: was 0.25, is 0.0"]
+    assert science_digest(old) != science_digest(other)
+
+
+def test_a_key_that_only_begins_like_a_resumable_one_is_not() -> None:
+    assert is_resumable("stop.max_rounds")
+    assert not is_resumable("stopping")
+    assert not is_resumable("labels.initial")
