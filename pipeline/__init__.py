@@ -1,0 +1,33 @@
+"""Science, decisions and data of farwalk. Never imports parsl, apps or site_configs.
+
+The map, bottom-up: a module imports only from modules above itself.
+
+=====================  ==========================================================================================
+``errors``             the error tree: message and remedy
+``units``, ``seeds``   ASE units inside; seeds that depend on what a task is, never on when it ran
+``settings``           the campaign file as frozen pydantic models
+``frames``             one structure
+``records``            everything that crosses a process border
+``shards``             immutable HDF5 files of labels, candidates and walkers
+``batching``           many structures as one flat batch with neighbour rows
+``uncertainty``        posterior, distance, committee; conformal calibration
+``potentials``         the contract, GM-NN, model files, the ASE calculator
+``bias``               forces of E − τ s u, and the controller of s
+``dynamics``           BAOAB walkers in batches, stop checks, refill
+``references``         what labels: ASE calculators, OpenMM
+``structures``         start structures, read and checked
+``selection``          which candidates are worth a label
+``training``           loss, trainer, calibration
+``walk`` … ``train``   the four tasks: one record in, one record out
+``analysis``           coverage, errors, collective variables, held-out sets
+``events``, ``store``  what is known: an append-only log and immutable files
+``policy``             what to do next: pure functions of what is known
+``steps``, ``inline``  who carries tasks out
+``campaign``           the loop
+``monitor``            tables and figures from a campaign directory
+=====================  ==========================================================================================
+"""
+
+from importlib.metadata import version
+
+__version__ = version("farwalk")

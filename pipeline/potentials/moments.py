@@ -33,8 +33,8 @@ def feature_count(channels: int) -> int:
 class Invariants(nn.Module):
     """Contracts moments (A, S, 20) to rotational invariants (A, :func:`feature_count`).
 
-    Ψ0; Ψ1·Ψ1; Ψ2:Ψ2; Ψ3⋮Ψ3; tr(Ψ2Ψ2Ψ2); Ψ1Ψ1Ψ2; Ψ3Ψ3Ψ2; Ψ3Ψ2Ψ1; symmetric index pairs once. Each is the contraction of a
-    symmetric 3×3 matrix B, built from two moments, with Ψ2 or (for the quadratic ones) with the unit matrix: one batched
+    Ψ0; Ψ1·Ψ1; Ψ2:Ψ2; Ψ3⋮Ψ3; tr(Ψ2Ψ2Ψ2); Ψ1Ψ1Ψ2; Ψ3Ψ3Ψ2; Ψ3Ψ2Ψ1; symmetric index pairs once. All but the first and the last
+    contract a 3×3 matrix, the product of two moments, with Ψ2 or (for the quadratic ones) with the unit matrix: one batched
     product gives them all.
     """
 
@@ -44,59 +44,42 @@ class Invariants(nn.Module):
         self.channels = s
         self.pairs = s * (s + 1) // 2
         ordered = [(a, b) for b in range(s) for a in range(b + 1)]
-        direct = [(a * 3 + c) * 3 * s + b * 3 + d for a, b in ordered for c, d in PAIRS]
-        swapped = [(a * 3 + d) * 3 * s + b * 3 + c for a, b in ordered for c, d in PAIRS]
-        self.register_buffer("direct", torch.tensor(direct), persistent=False)
-        self.register_buffer("swapped", torch.tensor(swapped), persistent=False)
+        chosen = [(a * 3 + c) * 3 * s + b * 3 + d for a, b in ordered for c in range(3) for d in range(3)]
         # tr(ABC) is the same for every order of A, B, C: keep a <= b <= c
         ascending = [row * s + c for row, (_, b) in enumerate(ordered) for c in range(b, s)]
-        self.register_buffer("ascending", torch.tensor(ascending), persistent=False)
         square = [4 + PAIRS.index((min(c, d), max(c, d))) for c in range(3) for d in range(3)]
         cube = [10 + TRIPLES.index(_sorted3(c, *pair)) for c in range(3) for pair in PAIRS]
-        self.register_buffer("square", torch.tensor(square), persistent=False)
-        self.register_buffer("cube", torch.tensor(cube), persistent=False)
+        for name, index in (("chosen", chosen), ("ascending", ascending), ("square", square), ("cube", cube)):
+            self.register_buffer(name, torch.tensor(index), persistent=False)
         weight = torch.tensor([1.0 if a == b else 2.0 for a, b in PAIRS], dtype=torch.float64)
-        unit = torch.tensor([1.0 if a == b else 0.0 for a, b in PAIRS], dtype=torch.float64)
         self.register_buffer("weight", weight, persistent=False)
-        self.register_buffer("root_weight", weight.sqrt().repeat(3), persistent=False)
-        self.register_buffer("unit", unit.view(1, 6, 1), persistent=False)
 
+    chosen: Tensor
     ascending: Tensor
-    direct: Tensor
-    swapped: Tensor
     square: Tensor
     cube: Tensor
     weight: Tensor
-    root_weight: Tensor
-    unit: Tensor
 
     def forward(self, moments: Tensor) -> Tensor:
         """Invariants of the moments of every atom."""
         a, s = moments.shape[0], self.channels
-        vector = moments[..., 1:4]
-        matrix = moments.index_select(2, self.square).view(a, 3 * s, 3)
+        weight = self.weight.to(moments.dtype)
+        scalars, vector, packed, _ = moments.split([1, 3, 6, 10], dim=2)
+        matrix = moments.index_select(2, self.square)
         cube = moments.index_select(2, self.cube)  # (A, S, 18) as c, (ab)
-        weighted = (cube * self.root_weight.to(moments.dtype)).view(a, 3 * s, 6)
-        column = vector.reshape(a, 3 * s, 1)
-        products = torch.stack([f @ f.transpose(1, 2) for f in (column, matrix, weighted)], dim=1).view(a, 3, -1)
-        symmetric = 0.5 * (products.index_select(2, self.direct) + products.index_select(2, self.swapped))
+        weighted = (cube * weight.sqrt().repeat(3)).view(a, 3 * s, 6)
+        factors = (vector.reshape(a, 3 * s, 1), matrix.view(a, 3 * s, 3), weighted)
+        products = torch.stack([torch.bmm(f, f.transpose(1, 2)) for f in factors], dim=1)
+        pairs = products.view(a, 3, -1).index_select(2, self.chosen).view(a, 3 * self.pairs, 9)
+        unit = torch.eye(3, dtype=moments.dtype, device=moments.device).view(1, 9, 1).expand(a, 9, 1)
+        cubic, quadratic = torch.bmm(pairs, torch.cat([matrix.transpose(1, 2), unit], dim=2)).split([s, 1], dim=2)
         # Ψ3·Ψ1: (A, S, S, 6) = Σ_c Ψ1_u,c Ψ3_s,c,(ab)
-        mixed = vector @ cube.view(a, s, 3, 6).transpose(1, 2).reshape(a, 3, s * 6)
-        left = torch.cat([symmetric.view(a, 3 * self.pairs, 6), mixed.view(a, s * s, 6)], dim=1)
-        unit = self.unit.to(moments.dtype).expand(a, 6, 1)
-        right = torch.cat([moments[..., 4:10].transpose(1, 2), unit], dim=2)
-        cubic = left @ (right * self.weight.to(moments.dtype).view(1, 6, 1))
-        return self._assemble(moments[..., 0], cubic)
-
-    def _assemble(self, scalars: Tensor, cubic: Tensor) -> Tensor:
-        # splits rather than slices: the gradient of a split is one concatenation, that of a slice a full block of zeros
-        p, s, a = self.pairs, self.channels, len(cubic)
-        triple, double = cubic.split([s, 1], dim=2)
-        vectors, matrices, cubes, mixed = triple.split([p, p, p, s * s], dim=1)
-        quadratic, _ = double.squeeze(2).split([3 * p, s * s], dim=1)
-        parts = [scalars, quadratic, vectors.reshape(a, -1), cubes.reshape(a, -1), mixed.reshape(a, -1)]
-        parts.append(matrices.reshape(a, -1).index_select(1, self.ascending))
-        return torch.cat(parts, dim=1)
+        mixed = torch.bmm(vector, cube.view(a, s, 3, 6).transpose(1, 2).reshape(a, 3, s * 6)).view(a, s * s, 6)
+        mixed = torch.bmm(mixed, (packed * weight).transpose(1, 2))
+        vectors, matrices, cubes = cubic.split(self.pairs, dim=1)
+        parts = [scalars, quadratic, vectors, cubes, mixed]
+        flat = [part.reshape(a, -1) for part in parts]
+        return torch.cat([*flat, matrices.reshape(a, -1).index_select(1, self.ascending)], dim=1)
 
 
 def _sorted3(a: int, b: int, c: int) -> tuple[int, int, int]:
