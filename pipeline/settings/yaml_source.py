@@ -44,11 +44,11 @@ def parse_yaml(text: str, *, where: str) -> YAMLSource:
     Raises:
         SettingsError: a syntax error (with its line), duplicate keys (all of them), or more than one document.
     """
-    loader = _Loader(text)
+    lines: dict[KeyPath, int] = {}
+    duplicates: list[str] = []
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
-        lines: dict[KeyPath, int] = {}
-        duplicates: list[str] = []
         if node is not None:
             _visit(node, (), lines, duplicates, frozenset())
         if duplicates:
@@ -57,8 +57,6 @@ def parse_yaml(text: str, *, where: str) -> YAMLSource:
         data = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         raise _syntax_error(error, text, where) from None
-    finally:
-        loader.dispose()
     return YAMLSource(data, lines)
 
 
@@ -91,7 +89,13 @@ def _syntax_error(error: yaml.YAMLError, text: str, where: str) -> SettingsError
         return SettingsError(f"{where}: not YAML: {problem}.", "Save it as UTF-8 text.")
     rows = text.splitlines()
     row = rows[mark.line].strip() if mark.line < len(rows) else "end of file"
-    message = f"{where}: not YAML: line {mark.line + 1}, column {mark.column + 1}: {problem}; the line is {row!r}."
+    begun = getattr(error, "context_mark", None)
+    since = (
+        f", {getattr(error, 'context', '')} begun in line {begun.line + 1}" if begun and begun.line != mark.line else ""
+    )
+    message = (
+        f"{where}: not YAML: line {mark.line + 1}, column {mark.column + 1}: {problem}{since}; the line is {row!r}."
+    )
     if "\\t" in problem or (mark.line < len(rows) and "\t" in rows[mark.line]):
         return SettingsError(message, "Indent with spaces; YAML does not allow tabs.")
     return SettingsError(message, "Check indentation, colons and quotes around this line.")
