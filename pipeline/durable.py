@@ -1,0 +1,78 @@
+"""Files that are either there as a whole or not at all, whatever instant the power fails."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.errors import StoreError
+from pipeline.records import FileRef
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames and new names in a directory survive a power failure."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, write: Callable[[Path], None]) -> FileRef:
+    """Write under a temporary name, fsync, rename.
+
+    Args:
+        path: the final name; replaced when it exists.
+        write: writes the whole content to the path it is given.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        sync_file(temporary)
+        digest = sha256_of(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
+    return FileRef(path=str(path.resolve()), sha256=digest)
+
+
+def write_text_durably(path: Path, text: str) -> FileRef:
+    """:func:`write_durably` of UTF-8 text."""
+    return write_durably(path, lambda temporary: _write_text(temporary, text))
+
+
+def verify(file: FileRef) -> Path:
+    """The path of a file whose bytes are the ones the reference names.
+
+    Raises:
+        StoreError: missing or changed.
+    """
+    path = Path(file.path)
+    if not path.is_file():
+        raise StoreError(f"{path}: the file is missing.", "Restore it from a copy of the campaign directory.")
+    if (found := sha256_of(path)) != file.sha256:
+        raise StoreError(
+            f"{path}: its content changed (sha256 {found[:12]}…, recorded {file.sha256[:12]}…).",
+            "Restore it from a copy of the campaign directory.",
+        )
+    return path
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

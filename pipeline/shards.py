@@ -1,0 +1,167 @@
+"""Shards: immutable HDF5 files of labels, candidates and walkers.
+
+A shard is written once under a temporary name, fsynced and renamed; reading checks its sha256.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pipeline.columns import (
+    Columns,
+    get_frames,
+    get_jsons,
+    get_numbers,
+    get_ragged,
+    get_texts,
+    open_file,
+    put_frames,
+    put_jsons,
+    put_numbers,
+    put_ragged,
+    put_texts,
+    rows_of,
+    start_file,
+)
+from pipeline.durable import verify, write_durably
+from pipeline.records import BiasState, Candidate, FileRef, Label, Split, StopReason, WalkerState
+
+
+def write_labels(path: str | Path, labels: Sequence[Label]) -> FileRef:
+    """Write labels to a new shard."""
+
+    def write(temporary: Path) -> None:
+        with start_file(temporary, "labels") as file:
+            put_labels(file, labels)
+
+    return write_durably(Path(path), write)
+
+
+def put_labels(file: h5py.Group, labels: Sequence[Label]) -> None:
+    """Store labels in an open HDF5 file: energies in eV, forces in eV/Å, stress (6,) Voigt in eV/Å³ (NaN: none)."""
+    put_frames(file, [label.frame for label in labels])
+    put_numbers(file, "energy", [label.energy for label in labels], np.float64)
+    put_ragged(file, "forces", [label.forces for label in labels], (3,), np.float64)
+    stress = [np.full(6, np.nan) if label.stress is None else label.stress for label in labels]
+    put_numbers(file, "stress", stress, np.float64, (6,))
+    put_numbers(file, "has_stress", [label.stress is not None for label in labels], np.bool_)
+    put_texts(file, "identity", [label.frame.identity for label in labels])
+    put_texts(file, "split", [label.split.value for label in labels])
+    put_numbers(file, "round", [label.round for label in labels], np.int64)
+    put_jsons(file, "origin", [label.origin for label in labels])
+    put_numbers(file, "cost_cpu_s", [label.cost_cpu_s for label in labels], np.float64)
+    put_texts(file, "reference", [label.reference for label in labels])
+
+
+def read_labels(files: FileRef | Sequence[FileRef]) -> list[Label]:
+    """All labels of one or several shards, in order.
+
+    Raises:
+        StoreError: a shard is missing, changed or of another version.
+    """
+    several = [files] if isinstance(files, FileRef) else files
+    return [label for file in several for label in _read_label_shard(file)]
+
+
+def _read_label_shard(ref: FileRef) -> list[Label]:
+    with open_file(verify(ref), "labels") as file:
+        stresses = zip(get_numbers(file, "stress"), get_numbers(file, "has_stress"), strict=True)
+        columns: Columns = {
+            "frame": get_frames(file),
+            "energy": get_numbers(file, "energy"),
+            "forces": get_ragged(file, "forces"),
+            "stress": [stress if has else None for stress, has in stresses],
+            "split": [Split(text) for text in get_texts(file, "split")],
+            "round": get_numbers(file, "round"),
+            "origin": get_jsons(file, "origin"),
+            "cost_cpu_s": get_numbers(file, "cost_cpu_s"),
+            "reference": get_texts(file, "reference"),
+        }
+    return [Label(**row) for row in rows_of(columns)]
+
+
+def write_candidates(path: str | Path, candidates: Sequence[Candidate]) -> FileRef:
+    """Write candidates to a new shard."""
+
+    def write(temporary: Path) -> None:
+        with start_file(temporary, "candidates") as file:
+            put_frames(file, [candidate.frame for candidate in candidates])
+            put_texts(file, "walker", [candidate.walker for candidate in candidates])
+            put_numbers(file, "step", [candidate.step for candidate in candidates], np.int64)
+            put_numbers(file, "temperature_K", [candidate.temperature_K for candidate in candidates], np.float64)
+            put_numbers(file, "tau", [candidate.tau for candidate in candidates], np.float64)
+            put_numbers(file, "model_version", [candidate.model_version for candidate in candidates], np.int64)
+            put_texts(file, "reason", [candidate.reason.value for candidate in candidates])
+            put_numbers(file, "total_uncertainty", [item.total_uncertainty for item in candidates], np.float64)
+            put_ragged(file, "atomic_uncertainty", [item.atomic_uncertainty for item in candidates], (), np.float32)
+
+    return write_durably(Path(path), write)
+
+
+def read_candidates(ref: FileRef) -> list[Candidate]:
+    """All candidates of a shard, in order.
+
+    Raises:
+        StoreError: the shard is missing, changed or of another version.
+    """
+    with open_file(verify(ref), "candidates") as file:
+        columns: Columns = {
+            "frame": get_frames(file),
+            "walker": get_texts(file, "walker"),
+            "step": get_numbers(file, "step"),
+            "temperature_K": get_numbers(file, "temperature_K"),
+            "tau": get_numbers(file, "tau"),
+            "model_version": get_numbers(file, "model_version"),
+            "reason": [StopReason(text) for text in get_texts(file, "reason")],
+            "total_uncertainty": get_numbers(file, "total_uncertainty"),
+            "atomic_uncertainty": get_ragged(file, "atomic_uncertainty"),
+        }
+    return [Candidate(**row) for row in rows_of(columns)]
+
+
+def write_walkers(path: str | Path, walkers: Sequence[WalkerState | None]) -> FileRef:
+    """Write one walker per slot to a new shard; None is a slot that starts fresh."""
+    present = [walker for walker in walkers if walker is not None]
+
+    def write(temporary: Path) -> None:
+        with start_file(temporary, "walkers") as file:
+            put_numbers(file, "occupied", [walker is not None for walker in walkers], np.bool_)
+            put_frames(file, [walker.frame for walker in present])
+            put_texts(file, "walker", [walker.walker for walker in present])
+            put_texts(file, "model", [walker.model for walker in present])
+            put_numbers(file, "temperature_K", [walker.temperature_K for walker in present], np.float64)
+            put_numbers(file, "tau", [walker.tau for walker in present], np.float64)
+            put_numbers(file, "seed", [walker.seed for walker in present], np.uint64)
+            put_numbers(file, "age", [walker.age for walker in present], np.int64)
+            put_numbers(file, "clock", [walker.clock for walker in present], np.int64)
+            put_ragged(file, "velocities", [walker.velocities for walker in present], (3,), np.float64)
+            put_ragged(file, "forces", [walker.forces for walker in present], (3,), np.float64)
+            put_ragged(file, "anchor", [walker.anchor for walker in present], (3,), np.float64)
+            put_ragged(file, "start", [walker.start for walker in present], (3,), np.float64)
+            put_ragged(file, "force_squared", [walker.bias.force_squared for walker in present], (), np.float64)
+            put_ragged(file, "gradient_squared", [walker.bias.gradient_squared for walker in present], (), np.float64)
+
+    return write_durably(Path(path), write)
+
+
+def read_walkers(ref: FileRef) -> list[WalkerState | None]:
+    """The walkers of a shard by slot, bit for bit.
+
+    Raises:
+        StoreError: the shard is missing, changed or of another version.
+    """
+    with open_file(verify(ref), "walkers") as file:
+        windows = (get_ragged(file, "force_squared"), get_ragged(file, "gradient_squared"))
+        columns: Columns = {
+            "walker": get_texts(file, "walker"),
+            "model": get_texts(file, "model"),
+            "frame": get_frames(file),
+            "bias": [BiasState(force_squared=f, gradient_squared=g) for f, g in zip(*windows, strict=True)],
+            **{name: get_numbers(file, name) for name in ("temperature_K", "tau", "seed", "age", "clock")},
+            **{name: get_ragged(file, name) for name in ("velocities", "forces", "anchor", "start")},
+        }
+        occupied = get_numbers(file, "occupied")
+    rows = rows_of(columns)
+    return [WalkerState(**next(rows)) if here else None for here in occupied]

@@ -1,0 +1,129 @@
+"""What is written to a shard comes back bit for bit, or not at all."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import StoreError
+from pipeline.frames import Frame
+from pipeline.records import BiasState, Candidate, FileRef, Label, Split, StopReason, WalkerState
+from pipeline.shards import read_candidates, read_labels, read_walkers, write_candidates, write_labels, write_walkers
+
+
+def frame_of(atoms: int, seed: int, system: str = "µ-Cu") -> Frame:
+    rng = np.random.default_rng(seed)
+    return Frame(
+        numbers=rng.integers(1, 90, atoms),
+        positions=rng.normal(size=(atoms, 3)) * 1e3,
+        cell=rng.normal(size=(3, 3)),
+        pbc=np.array([True, False, bool(seed % 2)]),
+        system=system,
+    )
+
+
+def labels() -> list[Label]:
+    rng = np.random.default_rng(0)
+    return [
+        Label(
+            frame=frame_of(atoms, atoms),
+            energy=float(rng.normal()),
+            forces=rng.normal(size=(atoms, 3)),
+            stress=rng.normal(size=6) if atoms % 2 else None,
+            split=split,
+            round=atoms,
+            origin={"walker": "r0001", "step": 3, "tau": 0.1} if atoms > 1 else {},
+            cost_cpu_s=0.25,
+            reference="abc",
+        )
+        for atoms, split in zip((1, 2, 7), Split, strict=True)
+    ]
+
+
+def walker(atoms: int, samples: int) -> WalkerState:
+    rng = np.random.default_rng(atoms)
+    arrays = [rng.normal(size=(atoms, 3)) for _ in range(4)]
+    return WalkerState(
+        walker=f"w{atoms}",
+        frame=frame_of(atoms, 5),
+        velocities=arrays[0],
+        temperature_K=300.0,
+        tau=0.25,
+        seed=2**64 - 3,
+        age=17,
+        clock=400,
+        bias=BiasState(force_squared=rng.normal(size=samples), gradient_squared=rng.normal(size=samples)),
+        forces=arrays[1],
+        model="ff00",
+        anchor=arrays[2],
+        start=arrays[3],
+    )
+
+
+def same(a: object, b: object) -> bool:
+    """Equality of records down to the bits of their arrays."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    fields = getattr(type(a), "__dataclass_fields__", None)
+    if fields:
+        return type(a) is type(b) and all(same(getattr(a, name), getattr(b, name)) for name in fields)
+    return type(a) is type(b) and a == b
+
+
+def test_labels_come_back_bit_for_bit(tmp_path: Path):
+    written = labels()
+    ref = write_labels(tmp_path / "a.h5", written)
+    assert all(same(a, b) for a, b in zip(read_labels([ref, ref]), written + written, strict=True))
+
+
+def test_candidates_come_back_bit_for_bit(tmp_path: Path):
+    written = [
+        Candidate(
+            frame=frame_of(atoms, atoms),
+            walker="r0001-b000-s00-000",
+            step=12,
+            temperature_K=600.0,
+            tau=0.0,
+            model_version=3,
+            reason=StopReason.UNCERTAIN,
+            total_uncertainty=0.1,
+            atomic_uncertainty=np.linspace(0, 1, atoms, dtype=np.float32),
+        )
+        for atoms in (3, 1)
+    ]
+    read = read_candidates(write_candidates(tmp_path / "c.h5", written))
+    assert all(same(a, b) for a, b in zip(read, written, strict=True))
+
+
+def test_walkers_come_back_bit_for_bit_with_empty_slots(tmp_path: Path):
+    written = [None, walker(3, 0), None, walker(2, 100)]
+    read = read_walkers(write_walkers(tmp_path / "w.h5", written))
+    assert all(same(a, b) for a, b in zip(read, written, strict=True))
+
+
+def test_empty_shards_are_allowed(tmp_path: Path):
+    assert read_labels(write_labels(tmp_path / "a.h5", [])) == []
+    assert read_candidates(write_candidates(tmp_path / "b.h5", [])) == []
+    assert read_walkers(write_walkers(tmp_path / "c.h5", [None, None])) == [None, None]
+
+
+def test_a_changed_missing_or_other_shard_is_refused(tmp_path: Path):
+    ref = write_labels(tmp_path / "a.h5", labels())
+    with pytest.raises(StoreError, match="holds"):
+        read_candidates(ref)
+    data = bytearray(Path(ref.path).read_bytes())
+    data[len(data) // 2] ^= 1
+    Path(ref.path).write_bytes(data)
+    with pytest.raises(StoreError, match="content changed"):
+        read_labels(ref)
+    with pytest.raises(StoreError, match="missing"):
+        read_labels(FileRef(path=str(tmp_path / "no.h5"), sha256=ref.sha256))
+
+
+def test_no_temporary_file_stays_behind_when_writing_fails(tmp_path: Path):
+    broken = Label(
+        frame=frame_of(2, 1), energy=0.0, forces=np.zeros((2, 3)), stress=np.zeros(5), split=Split.TRAIN, round=0
+    )
+    with pytest.raises(ValueError, match="reshape"):
+        write_labels(tmp_path / "a.h5", [broken])
+    assert list(tmp_path.iterdir()) == []
