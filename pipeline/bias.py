@@ -53,7 +53,14 @@ def bias_quantity(model: Model, outcome: Outcome, batch: Batch, quantity: str) -
 
 
 def biased_forces(
-    model: Model, batch: Batch, *, settings: BiasSettings, strength: Tensor, weights: Tensor, split: bool, features: bool = True
+    model: Model,
+    batch: Batch,
+    *,
+    settings: BiasSettings,
+    strength: Tensor,
+    weights: Tensor,
+    split: bool,
+    features: bool = True,
 ) -> BiasedForces:
     """Forces of E − τ s u.
 

@@ -82,7 +82,13 @@ class Nursery:
     """
 
     def __init__(
-        self, *, starts: Sequence[Frame], settings: WalkerSettings, temperatures_K: Sequence[float], seed: int, prefix: str
+        self,
+        *,
+        starts: Sequence[Frame],
+        settings: WalkerSettings,
+        temperatures_K: Sequence[float],
+        seed: int,
+        prefix: str,
     ) -> None:
         self._starts, self._settings, self._temperatures = starts, settings, temperatures_K
         self._seed, self._prefix = seed, prefix

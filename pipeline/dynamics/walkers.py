@@ -49,7 +49,12 @@ class WalkerBatch:
     """
 
     def __init__(
-        self, model: Model, digest: str, settings: WalkerSettings, nursery: Nursery, resume: Sequence[WalkerState | None]
+        self,
+        model: Model,
+        digest: str,
+        settings: WalkerSettings,
+        nursery: Nursery,
+        resume: Sequence[WalkerState | None],
     ) -> None:
         self._model, self._digest, self._settings, self._nursery = model, digest, settings, nursery
         self._clock = max((state.clock for state in resume if state is not None), default=0)

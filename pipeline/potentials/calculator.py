@@ -35,7 +35,14 @@ class ModelCalculator(Calculator):  # type: ignore[misc] # ASE is untyped
         skin_A: neighbour rows are reused while no atom has moved more than half of this, Å.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress", "uncertainty", "uncertainties"]
+    implemented_properties: ClassVar[list[str]] = [
+        "energy",
+        "free_energy",
+        "forces",
+        "stress",
+        "uncertainty",
+        "uncertainties",
+    ]
 
     def __init__(self, model: Evaluator, *, skin_A: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -44,7 +51,10 @@ class ModelCalculator(Calculator):  # type: ignore[misc] # ASE is untyped
         self._moving: MovingBatch | None = None
 
     def calculate(
-        self, atoms: Atoms | None = None, properties: Sequence[str] = ("energy",), system_changes: Sequence[str] = all_changes
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
     ) -> None:
         """ASE's entry point."""
         super().calculate(atoms, properties, system_changes)

@@ -71,9 +71,13 @@ def load(path: str | Path, sha256: str | None = None) -> Model:
     """
     source = Path(path)
     if not source.is_file():
-        raise ModelError(f"Model file {source} does not exist.", "Check the path, or export a model with `farwalk export`.")
+        raise ModelError(
+            f"Model file {source} does not exist.", "Check the path, or export a model with `farwalk export`."
+        )
     if sha256 is not None and (found := sha256_of(source)) != sha256:
-        raise ModelError(f"Model file {source} has sha256 {found[:12]}…, expected {sha256[:12]}….", "It changed: restore it.")
+        raise ModelError(
+            f"Model file {source} has sha256 {found[:12]}…, expected {sha256[:12]}….", "It changed: restore it."
+        )
     try:
         payload: Any = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
@@ -81,7 +85,9 @@ def load(path: str | Path, sha256: str | None = None) -> Model:
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise ModelError(f"{source} is not a farwalk model.", "Give a file written by `farwalk export --format model`.")
     if payload["schema"] != SCHEMA:
-        raise ModelError(f"{source} has model schema {payload['schema']}, this version reads {SCHEMA}.", "Export it again.")
+        raise ModelError(
+            f"{source} has model schema {payload['schema']}, this version reads {SCHEMA}.", "Export it again."
+        )
     return _build(payload)
 
 

@@ -47,21 +47,17 @@ class RadialFunctions(nn.Module):
 
     centres: Tensor
 
-    def forward(self, distance: Tensor, species: Tensor, neighbor_species: Tensor) -> Tensor:
-        """(A, S, M) radial functions.
-
-        Args:
-            distance: (A, M), Å.
-            species: (A,) index of the centre's element.
-            neighbor_species: (A, M, Z) one-hot elements of the neighbours.
-        """
-        a, m = distance.shape
+    def basis(self, distance: Tensor) -> Tensor:
+        """(A, M, K) enveloped Gaussians K^(−½) f_c(r) φ_k(r) of distances (A, M) in Å."""
         inside = torch.clamp(distance * (math.pi / self.cutoff_A), max=math.pi)
         envelope = (0.5 * self.prefactor) * (1.0 + torch.cos(inside))
-        gaussians = torch.exp(-self.beta * (distance.unsqueeze(-1) - self.centres.to(distance.dtype)).square()) * envelope.unsqueeze(-1)
-        by_element = (neighbor_species.unsqueeze(-1) * gaussians.unsqueeze(2)).view(a, m, -1)
-        table = self.table.index_select(0, species).view(a, self.channels, -1)
-        return table @ by_element.transpose(1, 2)
+        offset = distance.unsqueeze(-1) - self.centres.to(distance.dtype)
+        return torch.exp(-self.beta * offset.square()) * envelope.unsqueeze(-1)
+
+    def contract(self, by_element: Tensor, species: Tensor) -> Tensor:
+        """Apply the species table of each centre (A,): (A, Z·K, n) to (A, S, n)."""
+        table = self.table.index_select(0, species).view(len(species), self.channels, -1)
+        return torch.bmm(table, by_element)
 
 
 class NTKLinear(nn.Module):
@@ -94,7 +90,11 @@ class GMNN(Potential):
     """
 
     def __init__(
-        self, settings: GMNNSettings, elements: Sequence[int], features: FeatureSpec, generator: torch.Generator | None = None
+        self,
+        settings: GMNNSettings,
+        elements: Sequence[int],
+        features: FeatureSpec,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.settings, self.feature_spec = settings, features
@@ -128,7 +128,8 @@ class GMNN(Potential):
         with torch.no_grad():
             self.radial.table.uniform_(-1.0, 1.0, generator=generator)
             for layer in self.layers:
-                layer.weight.normal_(generator=generator)  # type: ignore[operator, union-attr]
+                assert isinstance(layer, NTKLinear)
+                layer.weight.normal_(generator=generator)
 
     def set_energy_scale(self, *, offsets_eV: Tensor, unit_eV: float) -> None:
         """Per-element offsets E⁰ (Z,) in eV and the energy unit f in eV of the network's output."""
@@ -144,45 +145,50 @@ class GMNN(Potential):
         species = self.element_index.index_select(0, batch.numbers)
         if int(species.min()) < 0:
             unknown = sorted({int(n) for n in batch.numbers[species < 0]})
-            raise ModelError(f"The model knows elements {self.elements}, the structure has {unknown}.", "Train on them first.")
+            raise ModelError(
+                f"The model knows elements {self.elements}, the structure has {unknown}.", "Train on them first."
+            )
         return species
 
-    def descriptor(self, batch: Batch, species: Tensor, strain: Tensor | None) -> Tensor:
-        """(A, feature_count) invariants of each atom's neighbourhood."""
-        dtype = self.radial.table.dtype
-        distance, moments = unit_moments(batch.edges(strain).to(dtype))
+    def by_element(self, basis: Tensor, species: Tensor, batch: Batch) -> Tensor:
+        """(A, M, Z·K): the basis (A, M, K) in the columns of the neighbour's element, zero elsewhere."""
         kinds = species.index_select(0, batch.neighbors.reshape(-1)).view_as(batch.neighbors)
-        one_hot = (kinds.unsqueeze(-1) == torch.arange(len(self.elements), device=kinds.device)).to(dtype)
-        radial = self.radial(distance, species, one_hot)
-        invariants: Tensor = self.invariants(radial @ moments)
-        return invariants
+        one_hot = (kinds.unsqueeze(-1) == torch.arange(len(self.elements), device=kinds.device)).to(basis.dtype)
+        return (one_hot.unsqueeze(-1) * basis.unsqueeze(2)).flatten(2)
 
     def forward(self, batch: Batch, *, strain: Tensor | None = None, features: bool = False) -> Prediction:
         species = self.species(batch)
-        x = self.descriptor(batch, species, strain)
+        distance, moments = unit_moments(batch.edges(strain).to(self.radial.table.dtype))
+        by_element = self.by_element(self.radial.basis(distance), species, batch)
+        radial = self.radial.contract(by_element.transpose(1, 2), species)
+        return self.readout(torch.bmm(radial, moments), species, batch, features=features)
+
+    def readout(self, moments: Tensor, species: Tensor, batch: Batch, *, features: bool) -> Prediction:
+        """Energies from the contracted moments Ψ (A, S, 20)."""
+        x = self.invariants(moments)
         inputs, outputs = [], []
         for layer in self.layers:
             inputs.append(x)
             out = layer(x)
             outputs.append(out)
             x = torch.nn.functional.silu(out) * SILU_SCALE
-        slope = (self.scale * self.unit_energy.to(self.scale.dtype)).index_select(0, species)
-        atomic = slope * outputs[-1].squeeze(1) + (self.shift * self.unit_energy.to(self.shift.dtype)).index_select(0, species)
-        energies = batch.sum_atoms(atomic.unsqueeze(1)).squeeze(1)
-        energies = energies + batch.sum_atoms(self.offsets.index_select(0, species).unsqueeze(1)).squeeze(1)
+        unit = self.unit_energy.to(self.scale.dtype)
+        slope = (self.scale * unit).index_select(0, species)
+        atomic = slope * outputs[-1].squeeze(1) + (self.shift * unit).index_select(0, species)
+        energies = batch.sum_atoms(atomic) + batch.sum_atoms(self.offsets.index_select(0, species))
         phi = self._features(inputs, outputs, slope.unsqueeze(1)) if features else None
         return Prediction(energies, atomic, phi)
 
     def _features(self, inputs: list[Tensor], outputs: list[Tensor], slope: Tensor) -> Tensor:
         """φ_i = ∂E_i/∂w of the last layer, or its sketch over all linear layers."""
-        last: NTKLinear = self.layers[-1]  # type: ignore[assignment]
+        layers = [layer for layer in self.layers if isinstance(layer, NTKLinear)]
         if self.sketch is None:
-            return slope * last.weighted_input(inputs[-1])
+            return slope * layers[-1].weighted_input(inputs[-1])
         deltas = [slope]
-        for layer, out in zip(reversed(list(self.layers)[1:]), reversed(outputs[:-1]), strict=True):
+        for layer, out in zip(reversed(layers[1:]), reversed(outputs[:-1]), strict=True):
             gate = torch.sigmoid(out)
             derivative = SILU_SCALE * gate * (1.0 + out * (1.0 - gate))
-            deltas.insert(0, (deltas[0] @ layer.weight) * layer.factor * derivative)  # type: ignore[operator]
-        zs = [layer.weighted_input(x) for layer, x in zip(self.layers, inputs, strict=True)]  # type: ignore[operator]
+            deltas.insert(0, (deltas[0] @ layer.weight) * layer.factor * derivative)
+        zs = [layer.weighted_input(x) for layer, x in zip(layers, inputs, strict=True)]
         sketched: Tensor = self.sketch(zs, deltas)
         return sketched

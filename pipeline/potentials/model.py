@@ -16,6 +16,7 @@ from pipeline.potentials.calculator import ModelCalculator
 from pipeline.potentials.evaluation import Evaluation, join, voigt
 from pipeline.uncertainty.estimator import Estimator
 
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One forward pass of all members, with the graph intact.
@@ -104,7 +105,9 @@ class Model(nn.Module):
     ) -> Evaluation:
         """Energies, forces and uncertainties of structures, ``batch_size`` at a time."""
         chunks = [
-            self.evaluate_batch(make_batch(frames[k : k + batch_size], self.cutoff_A), stress=stress, uncertainty=uncertainty)
+            self.evaluate_batch(
+                make_batch(frames[k : k + batch_size], self.cutoff_A), stress=stress, uncertainty=uncertainty
+            )
             for k in range(0, len(frames), batch_size)
         ]
         return join(chunks, [len(frames[k : k + batch_size]) for k in range(0, len(frames), batch_size)])
