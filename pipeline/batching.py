@@ -51,7 +51,8 @@ class Batch:
     @property
     def volumes(self) -> Tensor:
         """(B,) float64 cell volumes, Å³; zero where a structure is not fully periodic."""
-        return torch.linalg.det(self.cells).abs() * self.pbc.all(dim=1)
+        volumes: Tensor = torch.linalg.det(self.cells).abs() * self.pbc.all(dim=1)
+        return volumes
 
     def with_positions(self, positions: Tensor) -> "Batch":
         """The same batch with other positions: neighbour rows must still hold."""

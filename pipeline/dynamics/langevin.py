@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.frames import FloatArray
 from pipeline.units import BOLTZMANN_EV_PER_K
 
 NOISE_BLOCK = 32
@@ -68,15 +69,16 @@ class ThermostatNoise:
 
     def __init__(self, seed: int, atoms: int) -> None:
         self._seed, self._atoms = seed, atoms
-        self._block, self._values = -1, np.zeros((0, atoms, 3))
+        self._block = -1
+        self._values: FloatArray = np.zeros((0, atoms, 3))
 
-    def at(self, age: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    def at(self, age: int) -> FloatArray:
         """(N, 3) numbers of the step that follows ``age`` steps."""
         block, row = divmod(age, NOISE_BLOCK)
         if block != self._block:
             self._block, self._values = block, _normal(self._seed, block, (NOISE_BLOCK, self._atoms, 3))
-        values: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = self._values[row]
-        return values
+        row_values: FloatArray = self._values[row]
+        return row_values
 
 
 def thermal_velocities(seed: int, masses: Tensor, temperature_K: float) -> Tensor:
@@ -90,6 +92,6 @@ def stack_noise(noises: Sequence[ThermostatNoise], ages: Sequence[int]) -> Tenso
     return torch.from_numpy(np.concatenate([noise.at(age) for noise, age in zip(noises, ages, strict=True)]))
 
 
-def _normal(seed: int, block: int, shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _normal(seed: int, block: int, shape: tuple[int, ...]) -> FloatArray:
     key = np.array([seed, block], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).standard_normal(shape)

@@ -1,7 +1,7 @@
 """A model as an ASE calculator."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -44,8 +44,8 @@ class ModelCalculator(Calculator):  # type: ignore[misc] # ASE is untyped
         "uncertainties",
     ]
 
-    def __init__(self, model: Evaluator, *, skin_A: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, model: Evaluator, *, skin_A: float = 1.0) -> None:
+        super().__init__()
         self.model = model
         self._skin_A = skin_A
         self._moving: MovingBatch | None = None

@@ -6,6 +6,7 @@ Shapes: B structures, A atoms, M neighbours, Z elements, K Gaussians, S channels
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,8 @@ class RadialFunctions(nn.Module):
         inside = torch.clamp(distance * (math.pi / self.cutoff_A), max=math.pi)
         envelope = (0.5 * self.prefactor) * (1.0 + torch.cos(inside))
         offset = distance.unsqueeze(-1) - self.centres.to(distance.dtype)
-        return torch.exp(-self.beta * offset.square()) * envelope.unsqueeze(-1)
+        gaussians: Tensor = torch.exp(-self.beta * offset.square()) * envelope.unsqueeze(-1)
+        return gaussians
 
     def contract(self, by_element: Tensor, species: Tensor) -> Tensor:
         """Apply the species table of each centre (A,): (A, Z·K, n) to (A, S, n)."""
@@ -108,14 +110,14 @@ class GMNN(Potential):
         )
         self.invariants = Invariants(settings.channels)
         widths = [feature_count(settings.channels), *settings.hidden, 1]
-        self.layers = nn.ModuleList(NTKLinear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(NTKLinear(i, o) for i, o in pairwise(widths))
         self.scale = nn.Parameter(torch.ones(z))
         self.shift = nn.Parameter(torch.zeros(z))
         self.register_buffer("unit_energy", torch.ones((), dtype=torch.float64))
         self.register_buffer("offsets", torch.zeros(z, dtype=torch.float64))
         self.sketch: Sketch | None = None
         if features.kind == "sketched":
-            shapes = [(i + 1, o) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+            shapes = [(i + 1, o) for i, o in pairwise(widths)]
             self.sketch = Sketch(shapes, features.dimension, features.seed)
         self.feature_dimension = features.dimension if self.sketch else widths[-2] + 1
         self._initialise(generator)

@@ -64,7 +64,7 @@ class Invariants(nn.Module):
         """Invariants of the moments of every atom."""
         a, s = moments.shape[0], self.channels
         weight = self.weight.to(moments.dtype)
-        scalars, vector, packed, _ = moments.split([1, 3, 6, 10], dim=2)
+        scalars, vector, packed, _ = torch.split(moments, [1, 3, 6, 10], dim=2)
         matrix = moments.index_select(2, self.square)
         cube = moments.index_select(2, self.cube)  # (A, S, 18) as c, (ab)
         weighted = (cube * weight.sqrt().repeat(3)).view(a, 3 * s, 6)
@@ -72,11 +72,12 @@ class Invariants(nn.Module):
         products = torch.stack([torch.bmm(f, f.transpose(1, 2)) for f in factors], dim=1)
         pairs = products.view(a, 3, -1).index_select(2, self.chosen).view(a, 3 * self.pairs, 9)
         unit = torch.eye(3, dtype=moments.dtype, device=moments.device).view(1, 9, 1).expand(a, 9, 1)
-        cubic, quadratic = torch.bmm(pairs, torch.cat([matrix.transpose(1, 2), unit], dim=2)).split([s, 1], dim=2)
+        products = torch.bmm(pairs, torch.cat([matrix.transpose(1, 2), unit], dim=2))
+        cubic, quadratic = torch.split(products, [s, 1], dim=2)
         # Ψ3·Ψ1: (A, S, S, 6) = Σ_c Ψ1_u,c Ψ3_s,c,(ab)
         mixed = torch.bmm(vector, cube.view(a, s, 3, 6).transpose(1, 2).reshape(a, 3, s * 6)).view(a, s * s, 6)
         mixed = torch.bmm(mixed, (packed * weight).transpose(1, 2))
-        vectors, matrices, cubes = cubic.split(self.pairs, dim=1)
+        vectors, matrices, cubes = torch.split(cubic, self.pairs, dim=1)
         parts = [scalars, quadratic, vectors, cubes, mixed]
         flat = [part.reshape(a, -1) for part in parts]
         return torch.cat([*flat, matrices.reshape(a, -1).index_select(1, self.ascending)], dim=1)

@@ -31,6 +31,11 @@ class ASEReference(Settings):
         pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$", description="ASE calculator name or dotted import path"
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the calculator")
+    reuse: bool = Field(
+        False,
+        description="keep one calculator per worker instead of a new one per structure: for calculators that take long to "
+        "build; what it computed before may change the last digits",
+    )
 
 
 Reference = Annotated[EMTReference | OpenMMReference | ASEReference, Field(discriminator="kind")]
