@@ -8,7 +8,9 @@ The map, bottom-up: a module imports only from modules above itself.
 ``settings``           the campaign file as frozen pydantic models
 ``frames``             one structure
 ``records``            everything that crosses a process border
-``shards``             immutable HDF5 files of labels, candidates and walkers
+``durable``            files that are there as a whole or not at all
+``columns``            HDF5 groups of frames and ragged arrays
+``shards``             immutable files of labels, candidates and walkers
 ``batching``           many structures as one flat batch with neighbour rows
 ``uncertainty``        posterior, distance, committee; conformal calibration
 ``potentials``         the contract, GM-NN, model files, the ASE calculator
@@ -16,9 +18,14 @@ The map, bottom-up: a module imports only from modules above itself.
 ``dynamics``           BAOAB walkers in batches, stop checks, refill
 ``references``         what labels: ASE calculators, OpenMM
 ``structures``         start structures, read and checked
+``intake``             campaign file and structures together, or one error with all that is wrong
 ``selection``          which candidates are worth a label
 ``training``           loss, trainer, calibration
-``walk`` … ``train``   the four tasks: one record in, one record out
+``walk``               the walk task: one record in, one record out
+``label``              the label task
+``select``             the select task
+``train``              the train task
+``trial``              a campaign in small: what `farwalk check` runs
 ``analysis``           coverage, errors, collective variables, held-out sets
 ``events``, ``store``  what is known: an append-only log and immutable files
 ``policy``             what to do next: pure functions of what is known

@@ -98,7 +98,9 @@ def check_frame(frame: Frame, *, where: str, closest_A: float = 0.4) -> None:
     if not (np.isfinite(frame.positions).all() and np.isfinite(frame.cell).all()):
         raise StructureError(f"{where}: positions or cell hold NaN or infinity.", "Mend or remove this structure.")
     periodic = frame.cell[frame.pbc]
-    if frame.pbc.any() and (np.linalg.matrix_rank(periodic) < len(periodic) or (np.linalg.norm(periodic, axis=1) < 0.5).any()):
+    if frame.pbc.any() and (
+        np.linalg.matrix_rank(periodic) < len(periodic) or (np.linalg.norm(periodic, axis=1) < 0.5).any()
+    ):
         raise StructureError(
             f"{where}: periodic along {frame.pbc.tolist()} but the cell is {frame.cell.tolist()}.",
             "Give the lattice vectors, or set pbc to false in the structure file.",

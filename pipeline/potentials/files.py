@@ -1,7 +1,5 @@
 """Model files: plain tensors and plain settings, checked against a digest, loaded without running code."""
 
-import hashlib
-import os
 import pickle
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pipeline.durable import sha256_of, write_durably
 from pipeline.errors import ModelError
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
 from pipeline.potentials.model import Model
@@ -18,12 +17,6 @@ from pipeline.uncertainty.estimator import Estimator
 
 FORMAT = "farwalk-model"
 SCHEMA = 1
-
-
-def sha256_of(path: str | Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def save(model: Model, path: str | Path, notes: dict[str, str] | None = None) -> FileRef:
@@ -50,13 +43,7 @@ def save(model: Model, path: str | Path, notes: dict[str, str] | None = None) ->
     }
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        torch.save(payload, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(target)
-    return FileRef(path=str(target.resolve()), sha256=sha256_of(target))
+    return write_durably(target, lambda temporary: torch.save(payload, temporary))
 
 
 def load(path: str | Path, sha256: str | None = None) -> Model:

@@ -1,0 +1,41 @@
+"""Everything that crosses a process border: tasks in, results out.
+
+Frozen records of scalars, strings, tuples, numpy arrays and settings; no calculators, no GPU tensors. Big arrays travel as
+files named by path and sha256 (:class:`FileRef`). Every result names the task it answers and carries a status: an expected
+failure is a value, not an exception.
+"""
+
+from pipeline.records.basics import FileRef, ModelRef, Status, Stopwatch, Timing
+from pipeline.records.labelling import Label, LabelResult, LabelTask, Split
+from pipeline.records.selecting import SelectResult, SelectTask
+from pipeline.records.training import Scores, TrainResult, TrainTask
+from pipeline.records.walking import BiasState, Candidate, Float32Array, StopReason, WalkerState, WalkResult, WalkTask
+
+Task = WalkTask | SelectTask | LabelTask | TrainTask
+Result = WalkResult | SelectResult | LabelResult | TrainResult
+
+__all__ = [
+    "BiasState",
+    "Candidate",
+    "FileRef",
+    "Float32Array",
+    "Label",
+    "LabelResult",
+    "LabelTask",
+    "ModelRef",
+    "Result",
+    "Scores",
+    "SelectResult",
+    "SelectTask",
+    "Split",
+    "Status",
+    "StopReason",
+    "Stopwatch",
+    "Task",
+    "Timing",
+    "TrainResult",
+    "TrainTask",
+    "WalkResult",
+    "WalkTask",
+    "WalkerState",
+]

@@ -1,0 +1,142 @@
+"""Walk tasks, what walkers carry, and what they find.
+
+Shapes: N atoms, W samples of a window. Units: Å, eV/Å, eV/atom, K; velocities in Å per internal time unit.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.frames import FloatArray, Frame
+from pipeline.records.basics import ModelRef, Status, Timing
+from pipeline.settings.walkers import WalkerSettings
+
+Float32Array = npt.NDArray[np.float32]
+
+
+class StopReason(StrEnum):
+    """Why a walker stopped; ``RUNNING`` means it goes on in its next segment."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    UNCERTAIN = "uncertain"
+    NOT_FINITE = "not_finite"
+    ISOLATED_ATOM = "isolated_atom"
+    TOO_CLOSE = "too_close"
+    FORCE = "force"
+    BONDS = "bonds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BiasState:
+    """One walker's running estimate of the relative bias strength (carried over segments).
+
+    Attributes:
+        force_squared: (W,) float64 window of Σ_i |F_i|² samples, eV²/Å², oldest first.
+        gradient_squared: (W,) float64 window of Σ_i |w_i ∂u/∂R_i|² samples at the same steps.
+    """
+
+    force_squared: FloatArray
+    gradient_squared: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalkerState:
+    """All that is needed to continue one walker bit for bit.
+
+    Random numbers need no generator state: they are a pure function of ``seed`` and ``age``.
+
+    Attributes:
+        walker: campaign-wide name, e.g. ``r0003-b01-s02-000``.
+        frame: current positions and cell, Å.
+        velocities: (N, 3) float64, Å per internal time unit (ASE's).
+        temperature_K, tau: of this walker.
+        seed: of its thermostat noise.
+        age: MD steps since its start.
+        clock: MD steps its batch has made over all segments; updates of the bias strength follow it.
+        bias: running strength estimate.
+        forces: (N, 3) float64 biased forces at ``frame``, eV/Å.
+        model: sha256 of the model file that gave ``forces``; another model computes them anew.
+        anchor: (N, 3) float64 positions at which its neighbour rows were built, Å.
+        start: (N, 3) float64 positions it started from, Å (its bond graph is the reference of the bond check).
+    """
+
+    walker: str
+    frame: Frame
+    velocities: FloatArray
+    temperature_K: float
+    tau: float
+    seed: int
+    age: int
+    clock: int
+    bias: BiasState
+    forces: FloatArray
+    model: str
+    anchor: FloatArray
+    start: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A frame a walker proposes for labelling.
+
+    Attributes:
+        frame: geometry.
+        walker: which walker; step: its age in MD steps; temperature_K, tau: of the walker.
+        model_version: of the model that moved it.
+        reason: ``RUNNING`` for a frame stored at an interval, else why the walker stopped here.
+        total_uncertainty: calibrated, eV/atom.
+        atomic_uncertainty: (N,) float32 calibrated, eV/Å.
+    """
+
+    frame: Frame
+    walker: str
+    step: int
+    temperature_K: float
+    tau: float
+    model_version: int
+    reason: StopReason
+    total_uncertainty: float
+    atomic_uncertainty: Float32Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalkTask:
+    """One batch of walkers for one segment of MD steps with one model.
+
+    Attributes:
+        resume: one state per slot to continue; slots without one start fresh from ``starts``.
+        starts: labelled structures new walkers may start from (drawn with ``seed``).
+        steps: MD steps each slot makes in this segment.
+        enough: the batch may end early once it holds this many frames of walkers stopped for uncertainty or physics; 0: never.
+        temperatures_K: (slots,) temperature of each slot.
+    """
+
+    task: str
+    round: int
+    item: int
+    model: ModelRef
+    settings: WalkerSettings
+    temperatures_K: tuple[float, ...]
+    starts: tuple[Frame, ...]
+    resume: tuple[WalkerState | None, ...]
+    steps: int
+    enough: int
+    seed: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalkResult:
+    """What a segment brought: candidates in visiting order, one state per slot (None: start fresh), stop counts, steps."""
+
+    task: str
+    status: Status
+    reason: str
+    candidates: tuple[Candidate, ...]
+    walkers: tuple[WalkerState | None, ...]
+    stops: dict[str, int]
+    walker_steps: int
+    timing: Timing
