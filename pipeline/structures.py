@@ -1,21 +1,20 @@
 """Start structures: read from any format ASE knows, checked, with everything wrong with them said at once."""
 
-import importlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ase import Atoms
-from ase.calculators.calculator import get_calculator_class
-from ase.calculators.emt import parameters as emt_parameters
 from ase.data import chemical_symbols
 from ase.io import ParseError, read
 from ase.io.formats import UnknownFileTypeError
 
-from pipeline.errors import StructureError
+from pipeline.errors import SettingsError, StructureError
 from pipeline.frames import Frame, check_frame
+from pipeline.references.build import build_reference, supported_elements
+from pipeline.references.openmm import read_topology, topology_numbers
 from pipeline.settings.campaign import CampaignSettings
-from pipeline.settings.labels import ASEReference, EMTReference, OpenMMReference, Reference
+from pipeline.settings.labels import OpenMMReference, Reference
 from pipeline.settings.systems import SystemSettings
 
 Systems = dict[str, tuple[Frame, ...]]
@@ -83,14 +82,16 @@ def collect_systems(systems: Sequence[SystemSettings], base: Path) -> tuple[Syst
 
 
 def reference_problems(reference: Reference, frames: Systems, base: Path) -> list[str]:
-    """Whether the reference exists and can label these structures, as far as can be told without a calculation."""
-    match reference:
-        case EMTReference():
-            return list(_emt_problems(frames))
-        case OpenMMReference():
-            return list(_openmm_problems(reference, frames, base))
-        case ASEReference():
-            return list(_calculator_problems(reference))
+    """Whether the reference can be built and can label these structures, as far as can be told without a calculation."""
+    placed = with_absolute_reference(reference, base)
+    try:
+        build_reference(placed)
+        known = supported_elements(placed)
+    except SettingsError as error:
+        return [str(error)]
+    if isinstance(placed, OpenMMReference):
+        return list(_topology_problems(placed, frames))
+    return list(_element_problems(placed, known, frames)) if known is not None else []
 
 
 def weight_problems(settings: CampaignSettings, frames: Systems) -> list[str]:
@@ -106,14 +107,17 @@ def weight_problems(settings: CampaignSettings, frames: Systems) -> list[str]:
 
 def with_absolute_files(settings: CampaignSettings, base: Path) -> CampaignSettings:
     """The settings with the reference's files as absolute paths, so that any worker finds them."""
-    reference = settings.labels.reference
+    reference = with_absolute_reference(settings.labels.reference, base)
+    return settings.model_copy(update={"labels": settings.labels.model_copy(update={"reference": reference})})
+
+
+def with_absolute_reference(reference: Reference, base: Path) -> Reference:
+    """The reference with absolute paths; force fields that come with OpenMM keep their names."""
     if not isinstance(reference, OpenMMReference):
-        return settings
-    local = [str((base / name).resolve()) if (base / name).is_file() else name for name in reference.force_field]
-    absolute = reference.model_copy(
-        update={"topology": str((base / reference.topology).resolve()), "force_field": tuple(local)}
-    )
-    return settings.model_copy(update={"labels": settings.labels.model_copy(update={"reference": absolute})})
+        return reference
+    fields = [str((base / name).resolve()) if (base / name).is_file() else name for name in reference.force_field]
+    topology = str((base / reference.topology).resolve())
+    return reference.model_copy(update={"topology": topology, "force_field": tuple(fields)})
 
 
 def _read_file(system: SystemSettings, path: Path, where: str) -> list[tuple[Frame, str]]:
@@ -193,50 +197,33 @@ def _variable_problems(index: int, system: SystemSettings, frames: Sequence[Fram
     ]
 
 
-def _emt_problems(frames: Systems) -> Iterator[str]:
+def _element_problems(reference: Reference, known: frozenset[int], frames: Systems) -> Iterator[str]:
     for name, group in frames.items():
-        elements = {chemical_symbols[z] for frame in group for z in frame.numbers}
-        unknown = sorted(elements - set(emt_parameters))
+        unknown = sorted({int(z) for frame in group for z in frame.numbers} - known)
         if unknown:
             yield (
-                f"labels.reference.kind: emt does not know {', '.join(unknown)} of system {name}; "
-                f"it knows {', '.join(emt_parameters)}; use another reference"
+                f"labels.reference.kind: {reference.kind} does not know {_symbols(unknown)} of system {name}; "
+                f"it knows {_symbols(sorted(known))}; use another reference"
             )
 
 
-def _openmm_problems(reference: OpenMMReference, frames: Systems, base: Path) -> Iterator[str]:
-    path = base / reference.topology
-    where = f"labels.reference.topology: {path}"
-    if not path.is_file():
-        yield f"{where}: there is no such file; give a PDB file, relative to the campaign file"
-        return
-    try:
-        images = _images(path, where)
-    except StructureError as error:
-        yield str(error)
-        return
-    numbers = list(images[0].numbers)
+def _topology_problems(reference: OpenMMReference, frames: Systems) -> Iterator[str]:
+    numbers = [int(z) for z in topology_numbers(read_topology(reference))]
     for name, group in frames.items():
-        for frame in group:
-            if list(frame.numbers) != numbers:
-                yield (
-                    f"{where}: its atoms are not those of system {name}: {_formula(numbers)} in the topology, "
-                    f"{_formula(list(frame.numbers))} in the structure; both must list the same atoms in the same order"
-                )
-                break
+        other = next((frame for frame in group if list(frame.numbers) != numbers), None)
+        if other is not None:
+            yield (
+                f"labels.reference.topology: {reference.topology}: its atoms are not those of system {name}: "
+                f"{_formula(numbers)} in the topology, {_formula(list(other.numbers))} in the structure; "
+                "both must list the same atoms in the same order"
+            )
+        if any(frame.pbc.any() for frame in group):
+            yield f"labels.reference.kind: openmm labels molecules, but system {name} is periodic; set pbc to false"
+
+
+def _symbols(numbers: Sequence[int]) -> str:
+    return ", ".join(chemical_symbols[z] for z in numbers)
 
 
 def _formula(numbers: Sequence[int]) -> str:
     return f"{Atoms(numbers=numbers).get_chemical_formula()} ({len(numbers)} atoms)"
-
-
-def _calculator_problems(reference: ASEReference) -> Iterator[str]:
-    where = f"labels.reference.calculator: {reference.calculator}"
-    module, _, name = reference.calculator.rpartition(".")
-    try:
-        if module:
-            getattr(importlib.import_module(module), name)
-        else:
-            get_calculator_class(reference.calculator)
-    except (ImportError, AttributeError) as error:
-        yield f"{where}: cannot be imported ({error}); install its package or correct the name"

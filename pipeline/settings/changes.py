@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from pipeline.settings.campaign import CampaignSettings
@@ -14,7 +15,7 @@ RESUMABLE = ("labels.budget", "stop", "site")
 
 def changed_keys(old: CampaignSettings, new: CampaignSettings) -> dict[str, tuple[Any, Any]]:
     """Key path -> (old value, new value) of every setting that differs."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, after = _comparable(old), _comparable(new)
     keys = dict.fromkeys([*before, *after])
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
@@ -35,8 +36,15 @@ def refused_changes(old: CampaignSettings, new: CampaignSettings) -> list[str]:
 
 def science_digest(settings: CampaignSettings) -> str:
     """sha256 of the settings that may not change on resume, as 64 hex digits."""
-    fixed = {key: value for key, value in _flat(settings.model_dump(mode="json")).items() if not is_resumable(key)}
+    fixed = {key: value for key, value in _comparable(settings).items() if not is_resumable(key)}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def _comparable(settings: CampaignSettings) -> dict[str, Plain]:
+    """All settings by key path; of the reference's files only the names, so that a campaign can be moved."""
+    flat = _flat(settings.model_dump(mode="json"))
+    files = ("labels.reference.topology", "labels.reference.force_field")
+    return {key: Path(value).name if key.startswith(files) else value for key, value in flat.items()}
 
 
 def _flat(value: Plain, path: str = "") -> dict[str, Any]:

@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 from apps.cli.application import application
 
-Change = Callable[[dict[str, Any], Path], None]
+Change = Callable[[dict[str, Any], Path], object]
+
+ALANINE = Path("apps/templates/alanine-dipeptide/alanine-dipeptide.pdb")
 
 CAMPAIGN: dict[str, Any] = {
     "name": "copper",
@@ -99,6 +101,10 @@ def moved(atoms: Atoms, position: tuple[float, float, float]) -> Atoms:
     return atoms
 
 
+def copied(source: Path, name: str) -> Change:
+    return lambda _, directory: shutil.copy(source, directory / name)
+
+
 def without(key: str) -> Change:
     return lambda data, _: data.pop(key)
 
@@ -128,7 +134,10 @@ FILES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a weight of an absent element": (section("walkers", bias={"species_weights": {"H": 0}}), ("H", "one of Cu")),
     "an unknown reference": (reference(kind="vasp"), ("labels.reference", "'vasp'", "emt, openmm, ase")),
     "a reference without kind": (reference(calculator="lj"), ("labels.reference: kind is missing", "emt, openmm, ase")),
-    "a calculator that is not installed": (reference(kind="ase", calculator="nowhere.Calc"), ("nowhere", "install")),
+    "a calculator that is not installed": (
+        reference(kind="ase", calculator="nowhere.Calc"),
+        ("nowhere", "Install its package"),
+    ),
     "a calculator without that name": (reference(kind="ase", calculator="ase.calculators.emt.EMTT"), ("EMTT",)),
     "a misspelt ASE calculator": (reference(kind="ase", calculator="ljj"), ("labels.reference.calculator: ljj",)),
     "a calculator that is not a name": (
@@ -187,10 +196,22 @@ FILES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "an element EMT does not know": (structure("si.xyz", bulk("Si", cubic=True)), ("emt does not know Si", "Cu")),
     "a topology that is missing": (reference(kind="openmm", topology="x.pdb"), ("labels.reference.topology", "x.pdb")),
     "a topology of another molecule": (
+        together(reference(kind="openmm", topology="one.pdb"), copied(ALANINE, "one.pdb")),
+        ("one.pdb", "C6H12N2O2 (22 atoms) in the topology", "Cu4 (4 atoms)", "cu is periodic"),
+    ),
+    "a residue the force field does not know": (
+        together(reference(kind="openmm", topology="one.pdb"), lambda _, place: (place / "one.pdb").write_text(PDB)),
+        ("labels.reference.topology", "one.pdb", "residue"),
+    ),
+    "a force field that is not there": (
         together(
-            reference(kind="openmm", topology="one.pdb"), lambda _, place: (place / "one.pdb").write_text(PDB) and None
+            reference(kind="openmm", topology="one.pdb", force_field=["amber99/none.xml"]), copied(ALANINE, "one.pdb")
         ),
-        ("one.pdb", "Cu (1 atoms)", "Cu4 (4 atoms)"),
+        ("labels.reference.force_field", "amber99/none.xml"),
+    ),
+    "an argument the calculator does not take": (
+        reference(kind="ase", calculator="emt", arguments={"asap": {"cutoff": 1}, 3: 4}),
+        ("labels.reference.arguments",),
     ),
     "a wrong key and a missing file": (
         together(section("walkers", cuont=8), system(structures=["none.xyz"])),

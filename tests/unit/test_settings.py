@@ -200,3 +200,12 @@ def test_a_key_that_only_begins_like_a_resumable_one_is_not() -> None:
     assert is_resumable("stop.max_rounds")
     assert not is_resumable("stopping")
     assert not is_resumable("labels.initial")
+
+
+def test_moving_the_files_of_a_reference_is_no_change(tmp_path: Path) -> None:
+    openmm = {"kind": "openmm", "topology": "/here/mol.pdb", "force_field": ["amber19/protein.ff19SB.xml"]}
+    settings = load_campaign(write(tmp_path, {**MINIMAL, "labels": {"reference": openmm, "budget": 64}})).settings
+    moved = load_campaign(tmp_path / "campaign.yaml", ["labels.reference.topology=/there/mol.pdb"]).settings
+    other = load_campaign(tmp_path / "campaign.yaml", ["labels.reference.topology=/here/other.pdb"]).settings
+    assert science_digest(settings) == science_digest(moved)
+    assert refused_changes(settings, other) == ["labels.reference.topology: was 'mol.pdb', is 'other.pdb'"]
