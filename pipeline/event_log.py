@@ -1,0 +1,122 @@
+"""The event log: an append-only file, one line per event, on disk before ``append`` returns.
+
+A line is ``{"seq": n, "crc": "xxxxxxxx", "event": {...}}``; ``crc`` is the CRC-32 of the event's text. What follows the last
+newline is a torn line: a write that never finished, so nothing was done because of it. It is ignored, and cut off before the
+next append. Any other damage is refused.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StoreError
+from pipeline.events import SCHEMA, Event, from_plain, to_plain
+
+_RESTORE = "Restore events.jsonl from a copy of the campaign directory."
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The events of a log, and the length in bytes of the part of the file that holds them."""
+
+    events: tuple[Event, ...]
+    length: int
+
+
+def encode(event: Event, sequence: int) -> bytes:
+    """One line of the log."""
+    body = json.dumps(to_plain(event), ensure_ascii=False, separators=(",", ":"))
+    crc = zlib.crc32(body.encode())
+    return f'{{"seq":{sequence},"crc":"{crc:08x}","event":{body}}}\n'.encode()
+
+
+def read_events(path: Path) -> History:
+    """All events of a log; also while a driver writes to it.
+
+    Raises:
+        StoreError: missing, damaged before its last line, or of another schema version.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise StoreError(f"{path}: there is no event log.", "Give the directory of a campaign.") from None
+    end = data.rfind(b"\n") + 1
+    lines = data[:end].split(b"\n")[:-1]
+    events = tuple(_decode(line, number, path) for number, line in enumerate(lines))
+    return History(events, end)
+
+
+def _decode(line: bytes, number: int, path: Path) -> Event:
+    where = f"{path}, line {number + 1}"
+    try:
+        plain: Any = json.loads(line)
+        sequence, crc, event = plain["seq"], plain["crc"], plain["event"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{where}: damaged.", _RESTORE) from error
+    # the checksum covers the text as written; the frame around it has a fixed form
+    body = line[line.index(b'"event":') + len(b'"event":') : -1]
+    if sequence != number or crc != f"{zlib.crc32(body):08x}":
+        raise StoreError(f"{where}: damaged (sequence number or checksum does not fit).", _RESTORE)
+    if number == 0 and event.get("schema") != SCHEMA:
+        raise StoreError(
+            f"{path}: events of schema version {event.get('schema')}, this farwalk reads version {SCHEMA}.",
+            "Open the campaign with the farwalk version that wrote it.",
+        )
+    return from_plain(event, where=where)
+
+
+class EventLog:
+    """Writes events. There must be one writer only: the campaign's lock sees to that.
+
+    Args:
+        path: the log, made when it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        history = read_events(path) if path.exists() else History((), 0)
+        self.events: tuple[Event, ...] = history.events
+        self._sequence = len(history.events)
+        self._length = history.length
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        if os.fstat(self._descriptor).st_size > history.length:
+            os.ftruncate(self._descriptor, history.length)
+            os.fsync(self._descriptor)
+
+    @property
+    def next_sequence(self) -> int:
+        """Number of the next event."""
+        return self._sequence
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Write events and wait until they are on disk.
+
+        Raises:
+            StoreError: they could not be written; the log is as before.
+        """
+        if not events:
+            return
+        data = b"".join(encode(event, self._sequence + k) for k, event in enumerate(events))
+        try:
+            _write_all(self._descriptor, data)
+        except OSError as error:  # a full disk: half a line must not stay in front of the next one
+            os.ftruncate(self._descriptor, self._length)
+            raise StoreError(
+                f"{self._path}: cannot be written: {error.strerror}.", "Free disk space, then resume."
+            ) from error
+        self._sequence += len(events)
+        self._length += len(data)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+    os.fsync(descriptor)

@@ -1,0 +1,254 @@
+"""What happened in a campaign, as facts: the only thing a campaign remembers besides its files.
+
+An event is written after the files it names and before anything is done because of it. File paths are relative to the
+campaign directory, so that it can be moved and copied.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from pipeline.errors import StoreError
+from pipeline.records import FileRef, Scores, Split, Timing
+
+SCHEMA = 1
+"""Version of the events. Reading refuses any other."""
+
+
+class Work(StrEnum):
+    """Kinds of tasks."""
+
+    WALK = "walk"
+    SELECT = "select"
+    LABEL = "label"
+    TRAIN = "train"
+
+
+class EndReason(StrEnum):
+    """Why a campaign ended, or paused."""
+
+    TARGET = "target"
+    BUDGET = "budget"
+    MAX_ROUNDS = "max_rounds"
+    MAX_WALL = "max_wall_h"
+    NOTHING_NEW = "nothing_new"
+    LABELS_FAILED = "labels_failed"
+    TASK_FAILED = "task_failed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """The campaign began.
+
+    Attributes:
+        time: seconds since the epoch, as in every event.
+        settings: resolved settings, plain values.
+        digest: of the settings that may not change any more.
+        structures: digest of the start structures.
+        versions: of farwalk, python, torch, ase.
+    """
+
+    kind: Literal["created"] = "created"
+    time: float
+    schema: int
+    settings: dict[str, Any]
+    digest: str
+    structures: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """A driver took the campaign up again, perhaps with another budget, stop rule or site."""
+
+    kind: Literal["resumed"] = "resumed"
+    time: float
+    settings: dict[str, Any]
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """Tasks were handed out."""
+
+    kind: Literal["submitted"] = "submitted"
+    time: float
+    work: Work
+    round: int
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walked:
+    """A batch of walkers finished its segment.
+
+    Attributes:
+        item: which batch.
+        candidates, walkers: shards; ``count`` candidates.
+        stops: walkers that stopped, per reason.
+    """
+
+    kind: Literal["walked"] = "walked"
+    time: float
+    round: int
+    item: int
+    version: int
+    candidates: FileRef
+    walkers: FileRef
+    count: int
+    stops: dict[str, int]
+    walker_steps: int
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """Frames to label were chosen: ``picks`` is a shard of candidates; None when no walker had proposed any."""
+
+    kind: Literal["selected"] = "selected"
+    time: float
+    round: int
+    picks: FileRef | None
+    count: int
+    dropped: dict[str, int]
+    timing: Timing | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """A reference calculation succeeded.
+
+    Attributes:
+        item: index of the frame within the round.
+        number: index of the request within the campaign, failed ones counted.
+        file, row: where the label lies.
+    """
+
+    kind: Literal["labelled"] = "labelled"
+    time: float
+    round: int
+    item: int
+    number: int
+    identity: str
+    system: str
+    split: Split
+    file: FileRef
+    row: int
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFailed:
+    """A reference calculation failed; its directory is kept."""
+
+    kind: Literal["label_failed"] = "label_failed"
+    time: float
+    round: int
+    item: int
+    number: int
+    identity: str
+    system: str
+    reason: str
+    scratch: str
+    timing: Timing | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """All labels of a round lie in one shard, in the order of their items (whatever order they came in)."""
+
+    kind: Literal["gathered"] = "gathered"
+    time: float
+    round: int
+    file: FileRef
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A model was published.
+
+    Attributes:
+        labels: how many labels it knows.
+        fresh: scores of the *previous* model on labels newer than it; None for the first.
+    """
+
+    kind: Literal["trained"] = "trained"
+    time: float
+    round: int
+    version: int
+    file: FileRef
+    labels: int
+    fresh: Scores | None
+    train: Scores | None
+    validation: Scores | None
+    factors: dict[str, float]
+    epochs: int
+    history: tuple[dict[str, float], ...]
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFailed:
+    """A walk, selection or training failed: the campaign cannot go on."""
+
+    kind: Literal["task_failed"] = "task_failed"
+    time: float
+    work: Work
+    round: int
+    task: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """The driver ended with nothing in flight."""
+
+    kind: Literal["stopped"] = "stopped"
+    time: float
+    reason: EndReason
+    message: str
+
+
+Event = (
+    Created
+    | Resumed
+    | Submitted
+    | Walked
+    | Selected
+    | Labelled
+    | LabelFailed
+    | Gathered
+    | Trained
+    | TaskFailed
+    | Stopped
+)
+
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+def to_plain(event: Event) -> dict[str, Any]:
+    """The event as JSON-able values."""
+    plain: dict[str, Any] = _ADAPTER.dump_python(event, mode="python")
+    return plain
+
+
+def from_plain(plain: dict[str, Any], *, where: str) -> Event:
+    """The event of :func:`to_plain`, after JSON.
+
+    Raises:
+        StoreError: no such event, or fields that do not fit.
+    """
+    try:
+        return _ADAPTER.validate_python(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise StoreError(
+            f"{where}: not an event this version knows ({place}: {first['msg']}).",
+            "Open the campaign with the farwalk version that wrote it, or restore events.jsonl from a copy.",
+        ) from error

@@ -1,0 +1,37 @@
+"""Which labels are trained on, and which are kept for validation and calibration."""
+
+import math
+
+from pipeline.records import Split
+from pipeline.seeds import Stream, generator, seed_for
+from pipeline.settings.labels import LabelSettings
+
+BLOCK = 10
+"""Labels after the initial ones are split in blocks of this many."""
+
+
+def split_of(number: int, *, campaign_seed: int, settings: LabelSettings) -> Split:
+    """The split of the ``number``-th label asked for (from 0, failed ones counted).
+
+    A pure function of its arguments, so it does not depend on the order in which labels arrive, nor on a resume. Within the
+    initial labels, and within each block of 10 after them, the shares hold as exactly as whole numbers allow, at seeded
+    places; the initial labels hold at least one of each.
+    """
+    splits = settings.splits
+    if number < settings.initial:
+        block, place, size = 0, number, settings.initial
+        validation = max(1, round(splits.validation * size))
+        calibration = max(1, round(splits.calibration * size))
+    else:
+        block, place, size = 1 + (number - settings.initial) // BLOCK, (number - settings.initial) % BLOCK, BLOCK
+        validation = _in_block(block, splits.validation)
+        calibration = _in_block(block, splits.calibration)
+    rank = int(generator(seed_for(campaign_seed, Stream.SPLIT, 0, block)).permutation(size)[place])
+    if rank < validation:
+        return Split.VALIDATION
+    return Split.CALIBRATION if rank < validation + calibration else Split.TRAIN
+
+
+def _in_block(block: int, share: float) -> int:
+    """How many of the ``block``-th ten, so that the sum over blocks follows the share."""
+    return math.floor(block * BLOCK * share + 1e-9) - math.floor((block - 1) * BLOCK * share + 1e-9)
