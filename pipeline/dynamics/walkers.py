@@ -134,18 +134,24 @@ class WalkerBatch:
         return lost
 
     def _evaluate(self) -> Tensor:
-        settings = self._settings
-        biased = bool((self._tau > 0).any())
+        """Forces that kick at this step.
+
+        With ``bias.every`` = n the bias acts at every n-th step only, as an impulse of n times its force: the reversible
+        multiple time step of Tuckerman, Berne and Martyna (1992, J. Chem. Phys. 97, 1990).
+        """
+        bias, stop = self._settings.bias, self._settings.stop
+        sampled = bool((self._tau > 0).any()) and self._clock % bias.update_every == 0
+        impulse = float(bias.every) if self._clock % bias.every == 0 else 0.0
         result = biased_forces(
             self._model,
             self._batch,
-            settings=settings.bias,
-            strength=self._tau * self._strength.values(),
+            settings=bias,
+            strength=impulse * self._tau * self._strength.values(),
             weights=self._weights,
-            split=biased and self._clock % settings.bias.update_every == 0,
-            features=self._clock % settings.stop.check_every == 0,
+            split=sampled,
+            features=self._clock % stop.check_every == 0,
         )
-        if result.plain is not None and result.gradient is not None and self._clock % settings.bias.update_every == 0:
+        if sampled and result.plain is not None and result.gradient is not None:
             self._strength.record(result.plain, result.gradient, self._batch)
         self._last = result
         return result.forces

@@ -21,6 +21,11 @@ class BiasSettings(Settings):
     )
     window_steps: PositiveInt = Field(100, description="MD steps over which the relative strength is averaged")
     update_every: PositiveInt = Field(10, description="MD steps between updates of the relative strength")
+    every: PositiveInt = Field(
+        1,
+        le=20,
+        description="MD steps between bias forces; n acts as an impulse of n times the force (r-RESPA), n times cheaper",
+    )
 
     @field_validator("species_weights")
     @classmethod
