@@ -1,0 +1,104 @@
+"""The select task: what walkers propose, looked at with the newest model, becomes a batch to label."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from pipeline.errors import PipelineError
+from pipeline.frames import FloatArray, Frame
+from pipeline.potentials import Model, load
+from pipeline.records import Candidate, SelectResult, SelectTask, Status, Stopwatch
+from pipeline.selection.dedupe import duplicates
+from pipeline.selection.methods import pick
+from pipeline.selection.screening import thinned, unphysical
+from pipeline.shards import read_candidates, read_labels
+
+NEEDS_KNOWN = ("maxdist", "lcmd")
+"""Methods that measure distances from the labelled structures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Candidates with the newest model's uncertainties, and the largest force it predicts on an atom of each, eV/Å."""
+
+    candidates: list[Candidate]
+    largest_force: FloatArray
+
+
+def run_select(task: SelectTask) -> SelectResult:
+    """Pick at most ``task.count`` candidates; says how many were dropped for which reason.
+
+    The result depends on the task and the files it names alone.
+    """
+    watch = Stopwatch()
+    torch.set_num_threads(task.threads)
+    dropped: Counter[str] = Counter()
+    try:
+        picks = _picks(task, dropped)
+    except PipelineError as error:  # a file that is missing or damaged
+        return SelectResult(
+            task=task.task, status=Status.FAILED, reason=str(error), picks=(), dropped={}, timing=watch.stop()
+        )
+    return SelectResult(
+        task=task.task,
+        status=Status.DONE,
+        reason="",
+        picks=tuple(picks),
+        dropped={reason: count for reason, count in sorted(dropped.items()) if count},
+        timing=watch.stop(),
+    )
+
+
+def _picks(task: SelectTask, dropped: Counter[str]) -> list[Candidate]:
+    model = load(task.model.file.path, task.model.file.sha256)
+    known = [*(label.frame for label in read_labels(task.labels)), *task.in_flight]
+    pool = [candidate for file in task.candidates for candidate in read_candidates(file)]
+    pool = _screened(task, pool, known, dropped)
+    scored = rescore(model, pool)
+    good = np.isfinite(scored.largest_force)
+    dropped["not_finite"] += int((~good).sum())
+    gentle = scored.largest_force <= task.settings.max_force_eV_per_A
+    dropped["force"] += int((good & ~gentle).sum())
+    pool = [scored.candidates[k] for k in np.flatnonzero(good & gentle)]
+    if not pool:
+        return []
+    features = model.kernel_features([candidate.frame for candidate in pool])
+    labelled = known if task.settings.kind in NEEDS_KNOWN else known[:0]
+    reference = model.kernel_features(labelled) if labelled else features[:0]
+    chosen = pick(task.settings, features, reference, count=task.count, seed=task.seed)
+    return [pool[k] for k in chosen]
+
+
+def _screened(
+    task: SelectTask, pool: list[Candidate], known: Sequence[Frame], dropped: Counter[str]
+) -> list[Candidate]:
+    """The candidates without those that are unphysical, too many, or known."""
+    reasons = [unphysical(candidate.frame) for candidate in pool]
+    dropped.update(reason for reason in reasons if reason)
+    sound = [candidate for candidate, reason in zip(pool, reasons, strict=True) if not reason]
+    few = thinned(sound, task.settings.max_candidates)
+    dropped["thinned"] += len(sound) - len(few)
+    same = duplicates([candidate.frame for candidate in few], known, tolerance_A=task.settings.duplicate_A)
+    dropped["duplicate"] += int(same.sum())
+    return [candidate for candidate, again in zip(few, same, strict=True) if not again]
+
+
+def rescore(model: Model, candidates: Sequence[Candidate]) -> Scored:
+    """Candidates with the uncertainties a model gives them; an infinite force where it has no finite answer."""
+    if not candidates:
+        return Scored([], np.zeros(0))
+    result = model.evaluate([candidate.frame for candidate in candidates])
+    assert result.total_uncertainty is not None
+    assert result.atomic_uncertainty is not None
+    ends = np.cumsum([len(candidate.frame) for candidate in candidates])[:-1]
+    uncertainties = np.split(result.atomic_uncertainty.astype(np.float32), ends)
+    largest = np.array([np.linalg.norm(part, axis=1).max() for part in np.split(result.forces, ends)], dtype=np.float64)
+    finite = np.isfinite(result.energies) & np.isfinite(result.total_uncertainty)
+    scored = [
+        replace(candidate, total_uncertainty=float(total), atomic_uncertainty=atomic)
+        for candidate, total, atomic in zip(candidates, result.total_uncertainty, uncertainties, strict=True)
+    ]
+    return Scored(scored, np.where(finite, largest, np.inf))

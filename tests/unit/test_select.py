@@ -1,0 +1,182 @@
+"""The select task with a real model and real files."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+
+from pipeline.frames import Frame
+from pipeline.potentials import Model, save
+from pipeline.potentials.gmnn import GMNN, FeatureSpec
+from pipeline.records import Candidate, FileRef, Label, ModelRef, SelectTask, Split, Status, StopReason
+from pipeline.select import run_select
+from pipeline.selection.kernel import maxdet
+from pipeline.settings.potential import GMNNSettings
+from pipeline.settings.selection import SelectionSettings
+from pipeline.shards import write_candidates, write_labels
+from pipeline.uncertainty.estimator import Estimator
+
+SIZE = 9
+
+
+def ethanol(seed: int, std_A: float = 0.1) -> Frame:
+    atoms = molecule("CH3CH2OH")
+    atoms.positions += np.random.default_rng(seed).normal(scale=std_A, size=(SIZE, 3))
+    return Frame.from_atoms(atoms, system="m")
+
+
+def candidate(frame: Frame, step: int, reason: StopReason = StopReason.RUNNING) -> Candidate:
+    return Candidate(
+        frame=frame,
+        walker="w",
+        step=step,
+        temperature_K=300.0,
+        tau=0.25,
+        model_version=1,
+        reason=reason,
+        total_uncertainty=0.0,
+        atomic_uncertainty=np.zeros(SIZE, dtype=np.float32),
+    )
+
+
+def train_model(frames: Sequence[Frame]) -> Model:
+    """An untrained network with a posterior of its own features on ``frames``."""
+    settings = GMNNSettings(channels=2, hidden=(16,), gaussians=5)
+    network = GMNN(settings, (1, 6, 8), FeatureSpec(), torch.Generator().manual_seed(1))
+    blank = Estimator.fit("committee", torch.eye(network.feature_dimension), torch.eye(1), sigma=1.0)
+    features = Model([network], blank, 1).structure_features(frames)
+    return Model([network], Estimator.fit("posterior", features, features, sigma=0.01), 2)
+
+
+@pytest.fixture(scope="module")
+def labelled() -> list[Frame]:
+    return [ethanol(seed) for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def model(labelled: list[Frame]) -> Model:
+    return train_model(labelled)
+
+
+def label_of(frame: Frame) -> Label:
+    return Label(frame=frame, energy=0.0, forces=np.zeros((SIZE, 3)), stress=None, split=Split.TRAIN, round=0)
+
+
+def task_in(
+    directory: Path, model: Model, labelled: list[Frame], pool: list[Candidate], **settings: object
+) -> SelectTask:
+    wanted = SelectionSettings.model_validate({"max_force_eV_per_A": 1e6, **settings})
+    return SelectTask(
+        task="select-1",
+        round=1,
+        model=ModelRef(version=2, file=save(model, directory / "model.pt")),
+        settings=wanted,
+        candidates=(
+            write_candidates(directory / "a.h5", pool[::2]),
+            write_candidates(directory / "b.h5", pool[1::2]),
+        ),
+        labels=(write_labels(directory / "labels.h5", [label_of(frame) for frame in labelled]),),
+        in_flight=(),
+        count=4,
+        seed=7,
+        threads=1,
+    )
+
+
+def identities(picks: Sequence[Candidate]) -> list[str]:
+    return [pick.frame.identity for pick in picks]
+
+
+def test_picks_are_those_of_the_kernel_method(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
+    pool = [candidate(ethanol(seed, 0.2), seed) for seed in range(100, 130)]
+    result = run_select(task_in(tmp_path, model, labelled, pool))
+    assert result.status is Status.DONE
+    ordered = [*pool[::2], *pool[1::2]]
+    expected = maxdet(model.kernel_features([item.frame for item in ordered]), 4)
+    assert identities(result.picks) == [ordered[k].frame.identity for k in expected]
+    assert result.dropped == {}
+
+
+def test_picks_carry_the_newest_uncertainties(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
+    pool = [candidate(ethanol(seed, 0.2), seed) for seed in range(100, 106)]
+    result = run_select(task_in(tmp_path, model, labelled, pool))
+    for picked in result.picks:
+        fresh = model.evaluate([picked.frame])
+        assert fresh.total_uncertainty is not None
+        assert picked.total_uncertainty == pytest.approx(float(fresh.total_uncertainty[0]), rel=1e-5)
+        assert picked.model_version == 1  # who moved it
+        assert picked.atomic_uncertainty.shape == (SIZE,)
+        assert picked.atomic_uncertainty.dtype == np.float32
+
+
+def test_what_is_known_in_flight_or_seen_twice_is_dropped(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
+    fresh = [ethanol(seed, 0.2) for seed in (200, 201, 202)]
+    pool = [candidate(frame, k) for k, frame in enumerate([labelled[0], fresh[0], fresh[1], fresh[1], fresh[2]])]
+    task = replace(task_in(tmp_path, model, labelled, pool), in_flight=(fresh[0],))
+    result = run_select(task)
+    assert result.dropped == {"duplicate": 3}
+    assert sorted(identities(result.picks)) == sorted(frame.identity for frame in fresh[1:])
+
+
+def test_unphysical_candidates_are_dropped_and_counted(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
+    broken, close, good = ethanol(300), ethanol(301), ethanol(302)
+    broken.positions[0] = np.nan
+    close.positions[1] = close.positions[0] + 0.1
+    pool = [candidate(frame, k) for k, frame in enumerate((broken, close, good))]
+    result = run_select(task_in(tmp_path, model, labelled, pool))
+    assert result.dropped == {"not_finite": 1, "too_close": 1}
+    assert identities(result.picks) == [good.identity]
+
+
+def test_large_predicted_forces_are_dropped(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
+    frames = [ethanol(seed, 0.2) for seed in range(400, 408)]
+    largest = [np.linalg.norm(model.evaluate([frame]).forces, axis=1).max() for frame in frames]
+    limit = float(np.median(largest))
+    pool = [candidate(frame, k) for k, frame in enumerate(frames)]
+    result = run_select(task_in(tmp_path, model, labelled, pool, max_force_eV_per_A=limit))
+    gentle = {frame.identity for frame, force in zip(frames, largest, strict=True) if force <= limit}
+    assert result.dropped == {"force": 4}
+    assert set(identities(result.picks)) <= gentle
+
+
+def test_thinning_keeps_the_frames_walkers_stopped_at(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
+    pool = [candidate(ethanol(seed, 0.12), seed) for seed in range(500, 520)]
+    stops = [3, 11]
+    for k in stops:
+        pool[k] = replace(pool[k], reason=StopReason.UNCERTAIN)
+    result = run_select(task_in(tmp_path, model, labelled, pool, max_candidates=4))
+    assert result.dropped == {"thinned": 16}
+    assert len(result.picks) == 4
+    assert {pool[k].frame.identity for k in stops} <= set(identities(result.picks))
+
+
+@pytest.mark.parametrize("kind", ["maxdet", "maxdist", "lcmd", "maxdiag", "random"])
+def test_the_same_task_picks_the_same_whatever_came_before(
+    kind: str, tmp_path: Path, model: Model, labelled: list[Frame]
+) -> None:
+    pool = [candidate(ethanol(seed, 0.2), seed) for seed in range(600, 620)]
+    task = task_in(tmp_path, model, labelled, pool, kind=kind)
+    first = run_select(task)
+    run_select(replace(task, count=2, seed=9))
+    again = run_select(task)
+    assert len(first.picks) == 4
+    assert identities(first.picks) == identities(again.picks)
+    assert [p.total_uncertainty for p in first.picks] == [p.total_uncertainty for p in again.picks]
+
+
+def test_nothing_proposed_gives_nothing_to_label(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
+    result = run_select(task_in(tmp_path, model, labelled, []))
+    assert result.status is Status.DONE
+    assert result.picks == ()
+
+
+def test_a_changed_shard_is_a_failure_that_names_it(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
+    task = task_in(tmp_path, model, labelled, [candidate(ethanol(1), 0)])
+    bad = FileRef(path=task.candidates[0].path, sha256="0" * 64)
+    result = run_select(replace(task, candidates=(bad,)))
+    assert result.status is Status.FAILED
+    assert "a.h5" in result.reason
