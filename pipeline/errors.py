@@ -8,7 +8,8 @@ The tree, by who must act::
     ├── SiteError       the machine is not set up as the site says: the user or the administrator
     ├── StoreError      the campaign directory cannot be used: the user moves, frees or unlocks it
     ├── ModelError      a model file is missing, damaged or of another version
-    └── TaskError       a task was asked for something it cannot do: a bug or a bad input
+    ├── TaskError       a task was asked for something it cannot do: a bug or a bad input
+    └── LostWorkerError the process or node that carried out a task died, more than once
 
 Expected failures of a task (SCF not converged, walker exploded, time limit) are a ``Status`` in a result, never one of these.
 """
@@ -64,3 +65,7 @@ class ModelError(PipelineError):
 
 class TaskError(PipelineError):
     """A task was asked for something it cannot do."""
+
+
+class LostWorkerError(PipelineError):
+    """The process or node that carried out a task died, each time it was tried."""

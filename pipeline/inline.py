@@ -1,0 +1,48 @@
+"""Tasks in the driver process, one after another, without an engine."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from pipeline.events import Work
+from pipeline.label import run_label
+from pipeline.records import LabelTask, Result, SelectTask, Task, TrainTask, WalkTask
+from pipeline.select import run_select
+from pipeline.train import run_train
+from pipeline.walk import run_walk
+
+
+def run_task(task: Task) -> Result:
+    """Carry out any task in this process."""
+    match task:
+        case WalkTask():
+            return run_walk(task)
+        case SelectTask():
+            return run_select(task)
+        case LabelTask():
+            return run_label(task)
+        case TrainTask():
+            return run_train(task)
+
+
+class InlineSteps:
+    """One thread beside the loop; use as a context manager. On leaving, tasks that have not begun are dropped."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="farwalk")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, task: Task) -> Future[Result]:
+        """Put a task at the end of the queue."""
+        return self._thread.submit(run_task, task)
+
+    def capacity(self, work: Work) -> int:
+        """One is carried out while the next one waits."""
+        return 2

@@ -1,0 +1,65 @@
+"""One driver per campaign directory."""
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipeline.errors import StoreError
+
+
+class DriverLock:
+    """Holds the lock file of a campaign directory while the ``with`` block runs.
+
+    The kernel lets go of it when the process ends, however it ends, so a dead driver's lock is simply taken over. The file
+    names host and process, for the message to whoever comes second.
+
+    Args:
+        path: the lock file; made when it is not there, never removed.
+
+    Raises:
+        StoreError: another process holds it (on entering).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "an unknown process"
+            os.close(self._descriptor)
+            raise StoreError(
+                f"{self._path.parent}: another driver runs this campaign ({holder}).",
+                "Stop it first, or watch it instead.",
+            ) from None
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"host {socket.gethostname()} pid {os.getpid()}\n".encode(), 0)
+        os.fsync(self._descriptor)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+
+def holder_of(path: Path) -> str:
+    """Who holds a lock file (``host … pid …``), empty when nobody does. Only looks."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return ""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+    finally:
+        os.close(descriptor)
+    return ""

@@ -1,0 +1,196 @@
+"""From results to files and events."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.events import Event, Gathered, LabelFailed, Labelled, Selected, TaskFailed, Trained, Walked
+from pipeline.records import (
+    Label,
+    LabelResult,
+    LabelTask,
+    Result,
+    SelectResult,
+    Status,
+    TrainResult,
+    TrainTask,
+    WalkResult,
+    WalkTask,
+)
+from pipeline.settings.campaign import CampaignSettings
+from pipeline.splits import split_of
+from pipeline.state import CampaignState
+from pipeline.store import Store
+from pipeline.tasks import Job, read_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A job that is over: its result, or why its worker gave none."""
+
+    job: Job
+    result: Result | None
+    reason: str = ""
+
+
+class Recorder:
+    """Writes the files of finished jobs and says which events they make. Files are written before their event is.
+
+    Args:
+        store: the campaign directory.
+        settings: the settings in force.
+    """
+
+    def __init__(self, store: Store, settings: CampaignSettings) -> None:
+        self._store, self._settings = store, settings
+
+    def record(self, finished: Sequence[Finished], state: CampaignState, *, now: float, sequence: int) -> list[Event]:
+        """Events of jobs that ended at one wake-up, in the order of their requests; good labels go into one shard.
+
+        Args:
+            finished: the jobs.
+            state: what is known before.
+            now: time of the events.
+            sequence: number of the next event, which makes file names unique.
+
+        Raises:
+            StoreError: a file cannot be written, or a model is not the one its worker wrote.
+        """
+        ordered = sorted(finished, key=lambda one: one.job.request)
+        labels = [one for one in ordered if isinstance(one.job.task, LabelTask)]
+        others = [one for one in ordered if not isinstance(one.job.task, LabelTask)]
+        events = self._labels(labels, state, now, sequence)
+        return events + [self._other(one, state, now) for one in others]
+
+    def gather(self, state: CampaignState, *, now: float) -> Gathered:
+        """Write all labels of the present round to one shard, in the order of their items."""
+        labels = read_rows(self._store, state.round_labels)
+        file = self._store.put_labels(f"labels-r{state.round:04d}", labels)
+        return Gathered(time=now, round=state.round, file=file, count=len(labels))
+
+    def _labels(self, finished: Sequence[Finished], state: CampaignState, now: float, sequence: int) -> list[Event]:
+        good = [one for one in finished if one.result is not None and one.result.status is Status.DONE]
+        bad = [one for one in finished if one.result is None or one.result.status is not Status.DONE]
+        failed: list[Event] = [self._failed(one, state, now) for one in bad]
+        if not good:
+            return failed
+        labels = [self._label(one, state) for one in good]
+        file = self._store.put_labels(f"labels-{sequence:08d}", labels)
+        done: list[Event] = []
+        for row, (one, label) in enumerate(zip(good, labels, strict=True)):
+            assert isinstance(one.result, LabelResult)
+            done.append(
+                Labelled(
+                    time=now,
+                    round=label.round,
+                    item=one.job.request.item,
+                    number=self._number(one, state),
+                    identity=label.frame.identity,
+                    system=label.frame.system,
+                    split=label.split,
+                    file=file,
+                    row=row,
+                    timing=one.result.timing,
+                )
+            )
+        return done + failed
+
+    def _number(self, one: Finished, state: CampaignState) -> int:
+        return state.first_number + one.job.request.item
+
+    def _label(self, one: Finished, state: CampaignState) -> Label:
+        task, result = one.job.task, one.result
+        assert isinstance(task, LabelTask)
+        assert isinstance(result, LabelResult)
+        assert result.energy is not None
+        assert result.forces is not None
+        return Label(
+            frame=task.frame,
+            energy=result.energy,
+            forces=result.forces,
+            stress=result.stress,
+            split=split_of(self._number(one, state), campaign_seed=self._settings.seed, settings=self._settings.labels),
+            round=task.round,
+            origin=one.job.origin,
+            cost_cpu_s=result.timing.cpu_s,
+            reference=result.reference,
+        )
+
+    def _failed(self, one: Finished, state: CampaignState, now: float) -> LabelFailed:
+        task = one.job.task
+        assert isinstance(task, LabelTask)
+        return LabelFailed(
+            time=now,
+            round=task.round,
+            item=task.item,
+            number=self._number(one, state),
+            identity=task.frame.identity,
+            system=task.frame.system,
+            reason=one.result.reason if one.result is not None else one.reason,
+            scratch=f"scratch/{self._store.scratch_of(task.task).name}",
+            timing=one.result.timing if one.result is not None else None,
+        )
+
+    def _other(self, one: Finished, state: CampaignState, now: float) -> Event:
+        request, result = one.job.request, one.result
+        if result is None or result.status is not Status.DONE:
+            reason = one.reason if result is None else result.reason
+            return TaskFailed(time=now, work=request.work, round=request.round, task=request.name, reason=reason)
+        match result:
+            case WalkResult():
+                return self._walked(one.job, result, now)
+            case SelectResult():
+                return self._selected(one.job, result, now)
+            case TrainResult():
+                return self._trained(one.job, result, state, now)
+            case LabelResult():
+                raise AssertionError("labels are recorded together")
+
+    def _walked(self, job: Job, result: WalkResult, now: float) -> Walked:
+        assert isinstance(job.task, WalkTask)
+        name = f"r{job.request.round:04d}-b{job.request.item:04d}"
+        return Walked(
+            time=now,
+            round=job.request.round,
+            item=job.request.item,
+            version=job.task.model.version,
+            candidates=self._store.put_candidates(f"candidates-{name}", result.candidates),
+            walkers=self._store.put_walkers(f"walkers-{name}", result.walkers),
+            count=len(result.candidates),
+            stops=result.stops,
+            walker_steps=result.walker_steps,
+            timing=result.timing,
+        )
+
+    def _selected(self, job: Job, result: SelectResult, now: float) -> Selected:
+        picks = self._store.put_candidates(f"picks-r{job.request.round:04d}", result.picks)
+        return Selected(
+            time=now,
+            round=job.request.round,
+            picks=picks,
+            count=len(result.picks),
+            dropped=result.dropped,
+            timing=result.timing,
+        )
+
+    def _trained(self, job: Job, result: TrainResult, state: CampaignState, now: float) -> Trained:
+        assert isinstance(job.task, TrainTask)
+        assert result.file is not None
+        return Trained(
+            time=now,
+            round=job.request.round,
+            version=job.task.version,
+            file=self._store.publish_model(result.file, job.task.version),
+            labels=len(state.labels),
+            fresh=result.fresh,
+            train=result.train,
+            validation=result.validation,
+            factors=result.factors,
+            epochs=result.epochs,
+            history=result.history,
+            timing=result.timing,
+        )
+
+
+def nothing_to_select(state: CampaignState, *, now: float) -> Selected:
+    """The selection of a round in which no walker proposed a frame."""
+    return Selected(time=now, round=state.round, picks=None, count=0, dropped={}, timing=None)

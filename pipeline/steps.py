@@ -1,0 +1,23 @@
+"""Who carries tasks out: the border between the loop and an engine."""
+
+from concurrent.futures import Future
+from typing import Protocol
+
+from pipeline.events import Work
+from pipeline.records import Result, Task
+
+
+class Steps(Protocol):
+    """Task in, future of its result out.
+
+    A future holds an exception only when the worker was lost for good (:class:`pipeline.errors.LostWorkerError`), the machine
+    is unusable (:class:`pipeline.errors.SiteError`), or a task has a bug.
+    """
+
+    def submit(self, task: Task) -> Future[Result]:
+        """Hand a task out; returns at once."""
+        ...
+
+    def capacity(self, work: Work) -> int:
+        """How many tasks of a kind to hand out at a time: enough to keep all workers busy, few enough to stop soon."""
+        ...

@@ -1,0 +1,188 @@
+"""The campaign directory: where its files are, and how they get there.
+
+::
+
+    campaign.yaml   resolved settings at the beginning, for people
+    events.jsonl    what happened; all that counts
+    lock            held by the driver
+    models/         v0001.pt, …
+    shards/         immutable HDF5 files of labels, candidates and walkers
+    scratch/        of tasks; those of failed labels stay
+    runinfo/        logs of the engine
+
+Files are named in events relative to the directory and handed to tasks as absolute paths. Only the driver writes.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.durable import sync_directory, sync_file, verify, write_text_durably
+from pipeline.errors import StoreError
+from pipeline.event_log import EventLog, read_events
+from pipeline.events import Event
+from pipeline.records import Candidate, FileRef, Label, WalkerState
+from pipeline.shards import write_candidates, write_labels, write_walkers
+from pipeline.state import CampaignState, fold
+
+SCRATCH_PREFIX = "farwalk-"
+"""Scratch directories have this prefix; nothing else is ever removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The files of one campaign directory."""
+
+    root: Path
+
+    @classmethod
+    def create(cls, root: Path, *, settings_yaml: str, first: Event) -> "Store":
+        """Make a campaign directory, whole or not at all.
+
+        Args:
+            root: new, or an empty directory.
+            settings_yaml: resolved settings as text.
+            first: the first event.
+
+        Raises:
+            StoreError: the directory holds something else already.
+        """
+        root = root.absolute()
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise StoreError(f"{root}: exists and is not a campaign.", "Give a new or an empty directory.")
+        root.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+        try:
+            _fill(temporary, settings_yaml, first)
+            temporary.rename(root)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise StoreError(f"{root}: cannot be made: {error.strerror}.", "Give another directory.") from error
+        sync_directory(root.parent)
+        return cls(root)
+
+    @classmethod
+    def open(cls, root: Path) -> "Store":
+        """An existing campaign directory; reads nothing yet.
+
+        Raises:
+            StoreError: it is not one.
+        """
+        store = cls(root.absolute())
+        if not store.log_path.is_file():
+            raise StoreError(f"{root}: not a campaign directory (no events.jsonl).", "Start one with `farwalk run`.")
+        return store
+
+    @property
+    def log_path(self) -> Path:
+        """The event log."""
+        return self.root / "events.jsonl"
+
+    @property
+    def lock_path(self) -> Path:
+        """The driver's lock file."""
+        return self.root / "lock"
+
+    @property
+    def scratch(self) -> Path:
+        """Parent of all scratch directories."""
+        return self.root / "scratch"
+
+    @property
+    def runinfo(self) -> Path:
+        """Where an engine may write its logs."""
+        return self.root / "runinfo"
+
+    def open_log(self) -> EventLog:
+        """The event log for writing; hold the lock first."""
+        return EventLog(self.log_path)
+
+    def events(self) -> tuple[Event, ...]:
+        """All events so far; only reads.
+
+        Raises:
+            StoreError: the log is damaged or of another version.
+        """
+        return read_events(self.log_path).events
+
+    def state(self) -> CampaignState:
+        """What the campaign knows; only reads.
+
+        Raises:
+            StoreError: the log is damaged or of another version.
+        """
+        return fold(self.events())
+
+    def absolute(self, file: FileRef) -> FileRef:
+        """A file of an event, for a task."""
+        return replace(file, path=str(self.root / file.path))
+
+    def relative(self, file: FileRef) -> FileRef:
+        """A file of this directory, for an event."""
+        return replace(file, path=str(Path(file.path).relative_to(self.root.resolve())))
+
+    def put_labels(self, name: str, labels: Sequence[Label]) -> FileRef:
+        """Write a shard of labels; returns it as an event names it."""
+        return self.relative(write_labels(self._shard(name), labels))
+
+    def put_candidates(self, name: str, candidates: Sequence[Candidate]) -> FileRef:
+        """Write a shard of candidates; returns it as an event names it."""
+        return self.relative(write_candidates(self._shard(name), candidates))
+
+    def put_walkers(self, name: str, walkers: Sequence[WalkerState | None]) -> FileRef:
+        """Write a shard of walkers; returns it as an event names it."""
+        return self.relative(write_walkers(self._shard(name), walkers))
+
+    def scratch_of(self, task: str) -> Path:
+        """The scratch directory of a task, the same on every run, so that what it left there is found again."""
+        return self.scratch / f"{SCRATCH_PREFIX}{task}"
+
+    def clear_scratch(self, task: str) -> None:
+        """Remove the scratch directory of a task whose result is recorded."""
+        path = self.scratch_of(task)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+
+    def publish_model(self, file: FileRef, version: int) -> FileRef:
+        """Move a model that a worker wrote to its place; returns it as an event names it.
+
+        Raises:
+            StoreError: the file is missing or not the one the worker wrote.
+        """
+        source = verify(file)
+        sync_file(source)
+        target = self.root / "models" / f"v{version:04d}.pt"
+        source.replace(target)
+        sync_directory(target.parent)
+        return self.relative(FileRef(path=str(target.resolve()), sha256=file.sha256))
+
+    def discard_unfinished(self) -> None:
+        """Remove temporary files of writes that a killed driver did not finish; hold the lock first."""
+        for folder in (self.root, self.root / "shards", self.root / "models"):
+            for path in folder.glob(".*.tmp"):
+                if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
+                    path.unlink(missing_ok=True)
+
+    def _shard(self, name: str) -> Path:
+        return self.root / "shards" / f"{name}.h5"
+
+
+def _fill(directory: Path, settings_yaml: str, first: Event) -> None:
+    directory.chmod(0o777 & ~_umask())  # mkdtemp's 0700 would lock out colleagues and workers of other users
+    for name in ("models", "shards", "scratch"):
+        (directory / name).mkdir()
+    write_text_durably(directory / "campaign.yaml", settings_yaml)
+    log = EventLog(directory / "events.jsonl")
+    log.append([first])
+    log.close()
+    sync_directory(directory)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
