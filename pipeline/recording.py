@@ -20,7 +20,7 @@ from pipeline.settings.campaign import CampaignSettings
 from pipeline.splits import split_of
 from pipeline.state import CampaignState
 from pipeline.store import Store
-from pipeline.tasks import Job, read_rows
+from pipeline.tasks import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Recorder:
 
     def gather(self, state: CampaignState, *, now: float) -> Gathered:
         """Write all labels of the present round to one shard, in the order of their items."""
-        labels = read_rows(self._store, state.round_labels)
+        labels = self._store.rows(state.round_labels)
         file = self._store.put_labels(f"labels-r{state.round:04d}", labels)
         return Gathered(time=now, round=state.round, file=file, count=len(labels))
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from pipeline.durable import sync_directory, sync_file, verify, write_text_durably
 from pipeline.errors import StoreError
 from pipeline.event_log import EventLog, read_events
-from pipeline.events import Event
+from pipeline.events import Event, Labelled
 from pipeline.records import Candidate, FileRef, Label, WalkerState
-from pipeline.shards import write_candidates, write_labels, write_walkers
+from pipeline.shards import read_labels, write_candidates, write_labels, write_walkers
 from pipeline.state import CampaignState, fold
 
 SCRATCH_PREFIX = "farwalk-"
@@ -136,6 +136,32 @@ class Store:
     def put_walkers(self, name: str, walkers: Sequence[WalkerState | None]) -> FileRef:
         """Write a shard of walkers; returns it as an event names it."""
         return self.relative(write_walkers(self._shard(name), walkers))
+
+    def rows(self, rows: Sequence[Labelled]) -> list[Label]:
+        """The labels of some events, in their order.
+
+        Raises:
+            StoreError: a shard is missing or changed, or holds another label than the event says.
+        """
+        shards = {file: read_labels(self.absolute(file)) for file in dict.fromkeys(row.file for row in rows)}
+        labels = [shards[row.file][row.row] for row in rows]
+        for label, row in zip(labels, rows, strict=True):
+            if label.frame.identity != row.identity:
+                raise StoreError(
+                    f"{self.root / row.file.path}: row {row.row} is not the label {row.identity} of the event log.",
+                    "Restore the campaign directory from a copy.",
+                )
+        return labels
+
+    def labels(self, state: CampaignState) -> list[Label]:
+        """All labels of a campaign, ordered by round and item.
+
+        Raises:
+            StoreError: a shard is missing or changed.
+        """
+        gathered = {event.round for event in state.gathered}
+        loose = sorted((row for row in state.labels if row.round not in gathered), key=lambda row: row.number)
+        return read_labels([self.absolute(event.file) for event in state.gathered]) + self.rows(loose)
 
     def scratch_of(self, task: str) -> Path:
         """The scratch directory of a task, the same on every run, so that what it left there is found again."""

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from pipeline.errors import StoreError
 from pipeline.events import Labelled, Work
 from pipeline.frames import Frame
 from pipeline.initial import initial_frame
@@ -20,7 +18,6 @@ from pipeline.policy import (
 from pipeline.records import (
     Candidate,
     FileRef,
-    Label,
     LabelTask,
     ModelRef,
     SelectTask,
@@ -31,7 +28,7 @@ from pipeline.records import (
 )
 from pipeline.seeds import Stream, seed_for
 from pipeline.settings.campaign import CampaignSettings
-from pipeline.shards import read_candidates, read_labels, read_walkers
+from pipeline.shards import read_candidates, read_walkers
 from pipeline.state import CampaignState
 from pipeline.store import Store
 
@@ -177,7 +174,7 @@ class TaskMaker:
     def _start_frames(self, state: CampaignState) -> tuple[Frame, ...]:
         rows = start_labels(state)
         if self._frames[0] != rows:
-            self._frames = (rows, tuple(label.frame for label in read_rows(self._store, rows)))
+            self._frames = (rows, tuple(label.frame for label in self._store.rows(rows)))
         return self._frames[1]
 
     def _pick(self, item: int, state: CampaignState) -> Candidate:
@@ -186,20 +183,3 @@ class TaskMaker:
         if self._picks[0] != state.selected.picks:
             self._picks = (state.selected.picks, read_candidates(self._store.absolute(state.selected.picks)))
         return self._picks[1][item]
-
-
-def read_rows(store: Store, rows: Sequence[Labelled]) -> list[Label]:
-    """The labels of some events, in their order.
-
-    Raises:
-        StoreError: a shard is missing or changed, or holds another label than the event says.
-    """
-    shards = {file: read_labels(store.absolute(file)) for file in dict.fromkeys(row.file for row in rows)}
-    labels = [shards[row.file][row.row] for row in rows]
-    for label, row in zip(labels, rows, strict=True):
-        if label.frame.identity != row.identity:
-            raise StoreError(
-                f"{Path(row.file.path)}: row {row.row} is not the label {row.identity} of the event log.",
-                "Restore the campaign directory from a copy.",
-            )
-    return labels
