@@ -6,8 +6,12 @@ from typing import Annotated
 import typer
 
 from apps.cli.boundary import guarded
+from apps.cli.check import check
+from apps.cli.export import export
 from apps.cli.init import init
+from apps.cli.run import run
 from apps.cli.schema import schema
+from apps.cli.status import status
 
 application = typer.Typer(
     name="farwalk",
@@ -33,7 +37,7 @@ def _options(
     pass
 
 
-for verb in (init, schema):
+for verb in (init, check, run, status, export, schema):
     application.command()(guarded(verb))
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from pipeline.errors import StoreError
 from pipeline.intake import Intake
 
+LOG = "farwalk.log"
+"""Log file in the campaign directory."""
+
 
 def campaign_directory(intake: Intake, wanted: Path | None) -> Path:
     """The wanted directory, or ``<name>.campaign`` beside the campaign file; absolute, as workers need it."""

@@ -23,6 +23,10 @@ from pipeline.intake import open_campaign
 
 OPTIONS = {
     "init": ["template", "directory", "--help"],
+    "check": ["campaign", "--dir", "--set", "--help"],
+    "run": ["campaign", "--dir", "--set", "--quiet", "--help"],
+    "status": ["directory", "--help"],
+    "export": ["directory", "--output", "--format", "--help"],
     "schema": ["--help"],
 }
 

@@ -1,0 +1,122 @@
+"""What a person wants to know of a running campaign, folded from its events."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from apps.cli.console import duration
+from pipeline.events import (
+    Created,
+    Event,
+    LabelFailed,
+    Labelled,
+    Resumed,
+    Selected,
+    Stopped,
+    Submitted,
+    TaskFailed,
+    Trained,
+    Walked,
+    Work,
+)
+from pipeline.settings import CampaignSettings
+
+PHASES = {
+    Work.LABEL: "labelling",
+    Work.TRAIN: "training",
+    Work.WALK: "walking",
+    Work.SELECT: "selecting",
+}
+
+
+@dataclass(slots=True)
+class Board:
+    """The state of a campaign in a few numbers.
+
+    Attributes:
+        budget: reference calculations allowed; labels: made; failed: of these, without a result.
+        round: current round; phase: what is being done; done, total: tasks of the phase.
+        version: newest model; validation, fresh: force RMSE in eV/Å of the newest model on its validation labels, and of
+            the one before on labels that were new to it.
+        first_time, last_time: of the events, seconds since the epoch.
+    """
+
+    budget: int = 0
+    labels: int = 0
+    failed: int = 0
+    round: int = 0
+    phase: str = "starting"
+    done: int = 0
+    total: int = 0
+    version: int = 0
+    validation: float | None = None
+    fresh: float | None = None
+    walker_steps: int = 0
+    ended: str = ""
+    first_time: float = 0.0
+    last_time: float = 0.0
+    wall_s: dict[str, float] = field(default_factory=dict)
+
+    def absorb(self, events: Iterable[Event]) -> None:
+        """Take note of events, in their order."""
+        for event in events:
+            self.first_time = self.first_time or event.time
+            self.last_time = event.time
+            self._absorb(event)
+
+    def _absorb(self, event: Event) -> None:
+        match event:
+            case Created() | Resumed():
+                self.budget = CampaignSettings.model_validate(event.settings).labels.budget
+                self.ended = ""
+            case Submitted():
+                self.phase, self.round = PHASES[event.work], event.round
+                self.done, self.total = 0, len(event.tasks)
+            case Walked():
+                self.done += 1
+                self.walker_steps += event.walker_steps
+                self._add_time(Work.WALK, event.timing.wall_s)
+            case Labelled() | LabelFailed():
+                self.done += 1
+                self.labels += 1
+                self.failed += isinstance(event, LabelFailed)
+                self._add_time(Work.LABEL, event.timing.wall_s if event.timing else 0.0)
+            case Selected():
+                self._add_time(Work.SELECT, event.timing.wall_s if event.timing else 0.0)
+            case Trained():
+                self.version = event.version
+                self.validation = event.validation.force_rmse if event.validation else None
+                self.fresh = event.fresh.force_rmse if event.fresh else None
+                self._add_time(Work.TRAIN, event.timing.wall_s)
+            case TaskFailed():
+                self.ended = f"{event.work.value} failed: {event.reason}"
+            case Stopped():
+                self.ended = event.message or event.reason.value
+                self.phase = "stopped"
+
+    def _add_time(self, work: Work, seconds: float) -> None:
+        self.wall_s[work.value] = self.wall_s.get(work.value, 0.0) + seconds
+
+    def summary(self) -> str:
+        """One line: round, labels, model and its errors."""
+        parts = [f"round {self.round}", f"{self.labels}/{self.budget} labels"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if self.version:
+            parts.append(f"model {self.version}")
+        if self.validation is not None:
+            parts.append(f"force error {self.validation:.3g} eV/Å (validation)")
+        if self.fresh is not None:
+            parts.append(f"{self.fresh:.3g} eV/Å (new structures, previous model)")
+        return ", ".join(parts)
+
+    def remaining(self, elapsed_s: float, labels_before: int) -> str:
+        """Time to the end of the budget at the pace of this run; empty while there is no pace yet.
+
+        Args:
+            elapsed_s: seconds since this run began.
+            labels_before: labels there were when it began.
+        """
+        made = self.labels - labels_before
+        if made <= 0 or self.version == 0:
+            return ""
+        return f"about {duration(elapsed_s * (self.budget - self.labels) / made)} to the budget"

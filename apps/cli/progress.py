@@ -1,0 +1,106 @@
+"""Live progress on a terminal, plain lines in a file or pipe, nothing when quiet."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from apps.cli.board import PHASES, Board
+from apps.cli.console import OUT, duration
+from pipeline.events import Event, LabelFailed, Submitted, Trained, Work
+from pipeline.store import Store
+
+BAR_WIDTH = 40
+
+
+class Display:
+    """Shows a campaign's events as they come; use as a context manager and call with each event.
+
+    Args:
+        store: the campaign, whose events so far are taken in.
+        quiet: show nothing.
+    """
+
+    def __init__(self, store: Store, *, quiet: bool) -> None:
+        self.board = Board()
+        self.board.absorb(store.events())
+        self._scratch = store.scratch
+        self._before = self.board.labels
+        self._started = time.monotonic()
+        self._quiet = quiet
+        self._note = ""
+        self._live = Live(console=OUT, get_renderable=self._render, refresh_per_second=4, transient=True)
+        self._is_live = OUT.is_terminal and not quiet
+
+    def __enter__(self) -> Self:
+        if self._is_live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._is_live:
+            self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        self.board.absorb([event])
+        if self._quiet:
+            return
+        if isinstance(event, LabelFailed):
+            OUT.print(f"label {event.number} failed: {event.reason} ({event.scratch})", markup=False)
+        if isinstance(event, Trained):
+            OUT.print(self._stamped(self.board.summary()), markup=False)
+        if isinstance(event, Submitted) and not self._is_live:
+            tasks = f"{self.board.total} task{'s' if self.board.total != 1 else ''}"
+            OUT.print(self._stamped(f"round {event.round}: {self.board.phase}, {tasks}"), markup=False)
+
+    def note(self, text: str) -> None:
+        """A line that stays: below the bars, or printed."""
+        self._note = text
+        if not self._is_live and not self._quiet:
+            OUT.print(text, markup=False)
+
+    def _stamped(self, text: str) -> str:
+        return f"{time.strftime('%H:%M:%S')} {text}"
+
+    def _render(self) -> Group:
+        board = self.board
+        elapsed = time.monotonic() - self._started
+        table = Table.grid(padding=(0, 1))
+        table.add_row(
+            "labels", ProgressBar(max(board.budget, 1), board.labels, width=BAR_WIDTH), f"{board.labels}/{board.budget}"
+        )
+        table.add_row(
+            board.phase, ProgressBar(max(board.total, 1), board.done, width=BAR_WIDTH), f"{board.done}/{board.total}"
+        )
+        pace = " · ".join(text for text in (duration(elapsed), board.remaining(elapsed, self._before)) if text)
+        below = [board.summary(), pace, self._training(), self._note]
+        return Group(table, *[Text(line) for line in below if line])
+
+    def _training(self) -> str:
+        """What the training in progress says of itself; empty when there is none."""
+        if self.board.phase != PHASES[Work.TRAIN]:
+            return ""
+        files = sorted(self._scratch.glob("*/*/progress.json"), key=_modified)
+        try:
+            facts = json.loads(files[-1].read_text(encoding="utf-8")) if files else {}
+        except (OSError, ValueError):  # it was just removed: the training is done
+            return ""
+        hidden = ("task", "updated")
+        return ", ".join(f"{name} {value:.4g}" for name, value in facts.items() if name not in hidden)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
