@@ -1,0 +1,175 @@
+"""The train task: from labels (and the running model) to the next calibrated model file."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.potentials import Model, load, save
+from pipeline.potentials.gmnn import GMNN, FeatureSpec
+from pipeline.records import FileRef, Label, Scores, Split, Status, Stopwatch, TrainResult, TrainTask
+from pipeline.shards import read_labels
+from pipeline.training.calibrate import calibrated_model
+from pipeline.training.dataset import LabelSet
+from pipeline.training.energy_scale import composition_offsets, energy_unit
+from pipeline.training.progress import Progress
+from pipeline.training.scoring import score
+from pipeline.training.trainer import Outcome, Row, Schedule, Trainer
+from pipeline.uncertainty.conformal import Factor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Splits:
+    """Labels by what they are used for."""
+
+    train: list[Label]
+    validation: list[Label]
+    calibration: list[Label]
+
+
+def run_train(task: TrainTask) -> TrainResult:
+    """Train, calibrate and write the next model; measure the parent on labels it has not seen.
+
+    The result depends on the task alone (as long as ``max_s`` is not set). A loss that stays NaN or infinite, or no label to
+    train on, is a FAILED result that says so.
+    """
+    watch = Stopwatch()
+    torch.set_num_threads(task.threads)
+    labels = read_labels(task.labels)
+    splits = _split(labels)
+    if not splits.train:
+        return _failed(
+            task, watch, "No label to train on: all of them failed or are kept for validation and calibration."
+        )
+    parent = load(task.parent.file.path, task.parent.file.sha256) if task.parent is not None else None
+    fresh = _fresh_scores(task, parent, labels)
+    elements = sorted({int(z) for label in labels for z in label.frame.numbers})
+    members, outcomes = _train_members(task, parent, splits, elements)
+    if not all(outcome.finite for outcome in outcomes):
+        return _failed(task, watch, "The training loss became NaN or infinite, also at half the learning rates.", fresh)
+    model, total, atomic = calibrated_model(members, splits.train, splits.calibration, task.uncertainty, task.version)
+    file = save(model, task.output, {"task": task.task})
+    return TrainResult(
+        task=task.task,
+        status=Status.DONE,
+        reason="",
+        file=FileRef(path=file.path, sha256=file.sha256),
+        fresh=fresh,
+        train=score(model, splits.train, coverage=False),
+        validation=score(model, splits.validation),
+        factors=_factors(total, atomic),
+        epochs=max(outcome.epochs for outcome in outcomes),
+        history=outcomes[0].history,
+        timing=watch.stop(),
+    )
+
+
+def _split(labels: Sequence[Label]) -> _Splits:
+    chosen = {split: [label for label in labels if label.split is split] for split in Split}
+    return _Splits(
+        train=chosen[Split.TRAIN], validation=chosen[Split.VALIDATION], calibration=chosen[Split.CALIBRATION]
+    )
+
+
+def _fresh_scores(task: TrainTask, parent: Model | None, labels: Sequence[Label]) -> Scores | None:
+    """The parent on labels that came after its calibration; None when it does not know their elements."""
+    if parent is None:
+        return None
+    wanted = set(task.fresh)
+    fresh = [label for label in labels if label.frame.identity in wanted]
+    known = set(parent.elements)
+    return score(parent, [label for label in fresh if known.issuperset(label.frame.numbers.tolist())])
+
+
+def _train_members(
+    task: TrainTask, parent: Model | None, splits: _Splits, elements: Sequence[int]
+) -> tuple[list[GMNN], list[Outcome]]:
+    """All members of the model, one after another: different initial weights and different shuffling."""
+    progress = Progress(task.progress, task.task)
+    warm = _warm_parent(task, parent, elements)
+    deadline = None if task.settings.max_s is None else time.time() + task.settings.max_s
+    schedule = Schedule(
+        epochs=task.settings.epochs if warm is None else task.settings.warm_epochs,
+        rate=1.0 if warm is None else task.settings.warm_rate,
+        deadline=deadline,
+    )
+    members: list[GMNN] = []
+    outcomes: list[Outcome] = []
+    sets: tuple[LabelSet, LabelSet | None] | None = None
+    for index in range(task.potential.members):
+        seeds = np.random.SeedSequence([task.seed, index]).generate_state(2, np.uint64)
+        member = _start(task, warm, elements, splits.train, index, int(seeds[0]))
+        if sets is None:
+            validation = LabelSet(splits.validation, member) if splits.validation else None
+            sets = (LabelSet(splits.train, member), validation)
+
+        def report(row: Row, index: int = index) -> None:
+            progress({**row, "member": index, "members": task.potential.members})
+
+        trainer = Trainer(member, *sets, settings=task.settings, seed=int(seeds[1]), report=report)
+        outcomes.append(trainer.run(schedule))
+        members.append(member)
+    progress({"done": 1.0, "epochs": outcomes[0].epochs}, last=True)
+    return members, outcomes
+
+
+def _warm_parent(task: TrainTask, parent: Model | None, elements: Sequence[int]) -> Model | None:
+    """The parent if its weights can be gone on with: same architecture, all elements known, warm start wanted."""
+    if parent is None or task.settings.start == "scratch" or not set(elements) <= set(parent.elements):
+        return None
+    first = parent.first
+    same = (
+        isinstance(first, GMNN) and first.settings == task.potential and len(parent.members) == task.potential.members
+    )
+    return parent if same else None
+
+
+def _start(
+    task: TrainTask, warm: Model | None, elements: Sequence[int], train: Sequence[Label], index: int, seed: int
+) -> GMNN:
+    """A potential to train: with the parent's weights, or drawn anew with its energy scale from the labels."""
+    settings = task.uncertainty
+    if warm is not None:
+        old = warm.first
+        assert isinstance(old, GMNN)
+        # the sketch's projections stay those of the parent
+        spec = FeatureSpec(kind=settings.features, dimension=settings.sketch_dimension, seed=old.feature_spec.seed)
+        member = GMNN(task.potential, old.elements, spec)
+        member.load_state_dict(warm.members[index].state_dict())
+        return member
+    spec = FeatureSpec(kind=settings.features, dimension=settings.sketch_dimension, seed=task.seed)
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    member = GMNN(task.potential, elements, spec, generator)
+    offsets = torch.from_numpy(composition_offsets(train, member.elements))
+    member.set_energy_scale(offsets_eV=offsets, unit_eV=energy_unit(train))
+    return member
+
+
+def _factors(total: Factor, atomic: Factor) -> dict[str, float]:
+    """Both conformal factors, the points they were fitted on, and 1 where those were enough for the quantile."""
+    return {
+        "total": total.value,
+        "total_count": float(total.count),
+        "total_exact": float(total.exact),
+        "atomic": atomic.value,
+        "atomic_count": float(atomic.count),
+        "atomic_exact": float(atomic.exact),
+    }
+
+
+def _failed(task: TrainTask, watch: Stopwatch, reason: str, fresh: Scores | None = None) -> TrainResult:
+    return TrainResult(
+        task=task.task,
+        status=Status.FAILED,
+        reason=reason,
+        file=None,
+        fresh=fresh,
+        train=None,
+        validation=None,
+        factors={},
+        epochs=0,
+        history=(),
+        timing=watch.stop(),
+    )

@@ -1,0 +1,178 @@
+"""Adam on the published loss: minibatches reshuffled by a seeded generator, best checkpoint kept.
+
+Units: eV, Å.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.potentials.geometry import differentiate_fixed
+from pipeline.potentials.gmnn import GMNN
+from pipeline.settings.training import LearningRates, TrainingSettings
+from pipeline.training.dataset import LabelSet
+from pipeline.training.loss import loss
+
+logger = logging.getLogger(__name__)
+
+EVALUATION_BATCH = 32
+Row = dict[str, float]
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How long and how fast: epochs, factor on all learning rates, and a wall-clock deadline (seconds since the epoch)."""
+
+    epochs: int
+    rate: float
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a training went. The potential holds the best checkpoint.
+
+    Attributes:
+        finite: False when the loss became NaN or infinite, twice.
+        epochs: epochs made.
+        history: one row per validation: epoch, loss (per atom), energy_mae (eV/atom), force_mae (eV/Å), score.
+    """
+
+    finite: bool
+    epochs: int
+    history: tuple[Row, ...]
+
+
+def parameter_groups(potential: GMNN, rates: LearningRates, factor: float) -> list[dict[str, object]]:
+    """Adam's parameter groups with the published rates times ``factor``."""
+    groups = [
+        ([potential.radial.table], rates.species),
+        (list(potential.layers.parameters()), rates.network),
+        ([potential.scale], rates.scale),
+        ([potential.shift], rates.shift),
+    ]
+    return [{"params": parameters, "lr": rate * factor, "initial": rate * factor} for parameters, rate in groups]
+
+
+class Trainer:
+    """Trains one potential in place.
+
+    Args:
+        potential: where to start from.
+        train: what is fitted.
+        validation: what picks the best epoch; None keeps the last.
+        settings: loss, rates, batch.
+        seed: of the shuffling.
+        report: called with a row of facts after every epoch.
+    """
+
+    def __init__(
+        self,
+        potential: GMNN,
+        train: LabelSet,
+        validation: LabelSet | None,
+        *,
+        settings: TrainingSettings,
+        seed: int,
+        report: Callable[[Row], None],
+    ) -> None:
+        self._potential, self._train, self._validation = potential, train, validation
+        self._settings, self._seed, self._report = settings, seed, report
+        self._history: list[Row] = []
+        self._best: State = _copy(potential.state_dict())
+        self._best_score = math.inf
+        self._epochs = 0
+
+    def run(self, schedule: Schedule) -> Outcome:
+        """Train; a loss that is not finite restarts once from the best checkpoint at half the rates."""
+        finite = False
+        for rate in (schedule.rate, 0.5 * schedule.rate):
+            finite = self._descend(Schedule(epochs=schedule.epochs, rate=rate, deadline=schedule.deadline))
+            self._potential.load_state_dict(self._best)
+            if finite:
+                break
+            logger.warning("training loss became NaN or infinite at rate factor %g", rate)
+        return Outcome(finite=finite, epochs=self._epochs, history=tuple(self._history))
+
+    def _descend(self, schedule: Schedule) -> bool:
+        """One descent over all epochs; False as soon as the loss is not finite."""
+        self._potential.requires_grad_(True)
+        groups = parameter_groups(self._potential, self._settings.learning_rates, schedule.rate)
+        optimiser = torch.optim.Adam(groups, fused=True)
+        generator = np.random.default_rng(self._seed)
+        steps = schedule.epochs * math.ceil(len(self._train) / self._settings.batch)
+        done, stale = 0, 0
+        for epoch in range(1, schedule.epochs + 1):
+            value, done = self._epoch(optimiser, generator, done, steps)
+            self._epochs += 1
+            if not math.isfinite(value):
+                return False
+            late = schedule.deadline is not None and time.time() > schedule.deadline
+            if epoch % self._settings.validate_every == 0 or epoch == schedule.epochs or late:
+                better = self._validate(epoch, value)
+                stale = 0 if better else stale + self._settings.validate_every
+            self._report({"epoch": epoch, "epochs": schedule.epochs, "loss": value, "best": self._best_score})
+            if late or 0 < self._settings.patience <= stale:
+                break
+        return math.isfinite(self._best_score)
+
+    def _epoch(
+        self, optimiser: torch.optim.Adam, generator: np.random.Generator, done: int, steps: int
+    ) -> tuple[float, int]:
+        """One pass over the training set: mean loss per atom, and optimiser steps made so far."""
+        order = generator.permutation(len(self._train))
+        total = 0.0
+        for chosen in np.array_split(order, math.ceil(len(order) / self._settings.batch)):
+            for group in optimiser.param_groups:
+                group["lr"] = group["initial"] * (1.0 - done / steps)
+            minibatch = self._train.minibatch(chosen)
+            derivatives = differentiate_fixed(
+                self._potential, minibatch.geometry, virial=self._train.has_virials, create_graph=True
+            )
+            value = loss(derivatives, minibatch.targets, self._settings.loss)
+            optimiser.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+            optimiser.step()
+            total += float(value.detach())
+            done += 1
+        return total / self._train.n_atoms, done
+
+    def _validate(self, epoch: int, value: float) -> bool:
+        """Score the weights; keep them when they are the best so far (without validation labels: always)."""
+        energy_mae, force_mae, score = (
+            (0.0, 0.0, -float(self._epochs))
+            if self._validation is None
+            else mean_absolute_errors(self._potential, self._validation)
+        )
+        better = score < self._best_score
+        if better:
+            self._best_score, self._best = score, _copy(self._potential.state_dict())
+        self._history.append(
+            {"epoch": float(epoch), "loss": value, "energy_mae": energy_mae, "force_mae": force_mae, "score": score}
+        )
+        return better
+
+
+def mean_absolute_errors(potential: GMNN, labels: LabelSet) -> tuple[float, float, float]:
+    """(energy MAE in eV/atom, force MAE in eV/Å, published score MAE_E + MAE_F with the energy MAE in eV)."""
+    energy, per_atom, force = 0.0, 0.0, 0.0
+    for first in range(0, len(labels), EVALUATION_BATCH):
+        minibatch = labels.minibatch(np.arange(first, min(first + EVALUATION_BATCH, len(labels))))
+        derivatives = differentiate_fixed(potential, minibatch.geometry)
+        error = (derivatives.energies - minibatch.targets.energies).detach().abs()
+        energy += float(error.sum())
+        per_atom += float((error / minibatch.geometry.batch.n_atoms).sum())
+        force += float((derivatives.forces - minibatch.targets.forces).detach().abs().sum())
+    force_mae = force / (3 * labels.n_atoms)
+    return per_atom / len(labels), force_mae, energy / len(labels) + force_mae
+
+
+def _copy(state: State) -> State:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
