@@ -1,0 +1,58 @@
+"""Collective variables of many structures at once.
+
+Shapes: n structures, N atoms. Units: Å, degrees.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.frames import FloatArray, Frame
+from pipeline.settings.variables import DihedralVariable, DistanceVariable, Variable
+
+FULL_TURN = 360.0
+
+
+def evaluate(variable: Variable, positions: FloatArray) -> FloatArray:
+    """(n,) values of one variable from (n, N, 3) unwrapped positions: degrees in [−180, 180), or Å."""
+    match variable:
+        case DihedralVariable():
+            return dihedral(*(positions[:, atom] for atom in variable.atoms))
+        case DistanceVariable():
+            first, second = variable.atoms
+            return np.asarray(np.linalg.norm(positions[:, second] - positions[:, first], axis=1))
+
+
+def dihedral(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> FloatArray:
+    """(n,) dihedral angles in degrees, [−180, 180), IUPAC sign, from four (n, 3) positions."""
+    axis = c - b
+    axis = axis / np.linalg.norm(axis, axis=1, keepdims=True)
+    before, after = a - b, d - c
+    before = before - np.sum(before * axis, axis=1, keepdims=True) * axis
+    after = after - np.sum(after * axis, axis=1, keepdims=True) * axis
+    x = np.sum(before * after, axis=1)
+    y = np.sum(np.cross(axis, before) * after, axis=1)
+    angle = np.degrees(np.arctan2(y, x))
+    return np.asarray(np.where(angle >= FULL_TURN / 2, angle - FULL_TURN, angle))
+
+
+def evaluate_all(variables: Sequence[Variable], frames: Sequence[Frame]) -> FloatArray:
+    """(n, number of variables) values of every variable for structures of equal size."""
+    if not frames:
+        return np.zeros((0, len(variables)))
+    positions = np.stack([frame.positions for frame in frames])
+    return np.stack([evaluate(variable, positions) for variable in variables], axis=1)
+
+
+def bounds(variable: Variable) -> tuple[float, float]:
+    """The range coverage is measured over: a full turn in degrees, or the distance's range in Å."""
+    match variable:
+        case DihedralVariable():
+            return -FULL_TURN / 2, FULL_TURN / 2
+        case DistanceVariable():
+            return variable.range_A
+
+
+def periodic(variable: Variable) -> bool:
+    """Whether both ends of the range are the same point."""
+    return isinstance(variable, DihedralVariable)

@@ -1,0 +1,67 @@
+"""Coverage in its known limits, and against counting by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.analysis.coverage import LEVELS, Coverage, cumulative_coverage
+from pipeline.settings.variables import DihedralVariable, DistanceVariable
+
+PHI = DihedralVariable(name="phi", atoms=(0, 1, 2, 3))
+PSI = DihedralVariable(name="psi", atoms=(1, 2, 3, 4))
+REACH = DistanceVariable(name="d", atoms=(0, 1), range_A=(1.0, 3.0))
+
+
+def by_hand(points: np.ndarray, dimension: int) -> float:
+    """The definition, with sets."""
+    shares = []
+    for level in range(1, LEVELS + 1):
+        cells = {tuple(np.floor((row + 180.0) / 360.0 * 2**level).astype(int) % 2**level) for row in points}
+        shares.append(len(cells) / 2 ** (dimension * level))
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_one_point_covers_one_cell_of_every_level(dimension: int) -> None:
+    coverage = Coverage.of((PHI, PSI)[:dimension]).with_points(np.zeros((1, dimension)))
+    assert coverage.value == pytest.approx(np.mean([2.0 ** (-dimension * level) for level in range(1, 6)]))
+
+
+def test_a_uniform_grid_covers_everything() -> None:
+    ticks = -180 + (np.arange(32) + 0.5) * 360 / 32
+    plane = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+    assert Coverage.of((PHI, PSI)).with_points(plane).value == 1.0
+    assert Coverage.of((PHI,)).with_points(ticks).value == 1.0
+
+
+def test_nothing_covers_nothing() -> None:
+    assert Coverage.of((PHI, PSI)).value == 0.0
+    assert Coverage.of((PHI, PSI)).with_points(np.zeros((0, 2))).value == 0.0
+
+
+@given(seed=st.integers(0, 1000), n=st.integers(1, 300), dimension=st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_it_is_what_counting_by_hand_gives(seed: int, n: int, dimension: int) -> None:
+    points = np.random.default_rng(seed).uniform(-180, 180, size=(n, dimension))
+    variables = (PHI, PSI, DihedralVariable(name="chi", atoms=(0, 2, 3, 4)))[:dimension]
+    assert Coverage.of(variables).with_points(points).value == pytest.approx(by_hand(points, dimension))
+
+
+def test_order_and_portions_do_not_matter_and_it_never_shrinks() -> None:
+    points = np.random.default_rng(0).normal(scale=60, size=(200, 2))
+    portions = np.array_split(points, 7)
+    values = cumulative_coverage((PHI, PSI), portions)
+    assert values == sorted(values)
+    assert values[-1] == Coverage.of((PHI, PSI)).with_points(points[::-1]).value
+
+
+def test_angles_wrap() -> None:
+    one = Coverage.of((PHI, PSI)).with_points([[-180.0, 10.0]])
+    assert one.with_points([[180.0, 370.0], [540.0, -350.0]]).value == one.value
+
+
+def test_distances_outside_their_range_and_broken_values_are_not_counted() -> None:
+    empty = Coverage.of((REACH,))
+    assert empty.with_points([[0.5], [3.5], [np.nan], [np.inf]]).value == 0.0
+    assert empty.with_points([[1.0], [3.0]]).value > 0.0
