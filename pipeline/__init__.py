@@ -18,6 +18,7 @@ The map, bottom-up: a module imports only from modules above itself.
 ``dynamics``           BAOAB walkers in batches, stop checks, refill
 ``references``         what labels: ASE calculators, OpenMM
 ``structures``         start structures, read and checked
+``initial``            the first frames to label
 ``intake``             campaign file and structures together, or one error with all that is wrong
 ``selection``          which candidates are worth a label
 ``training``           loss, trainer, calibration
@@ -27,10 +28,17 @@ The map, bottom-up: a module imports only from modules above itself.
 ``train``              the train task
 ``trial``              a campaign in small: what `farwalk check` runs
 ``analysis``           coverage, errors, collective variables, held-out sets
-``events``, ``store``  what is known: an append-only log and immutable files
+``events``             facts, one dataclass each
+``event_log``          the append-only log of events
+``state``              what is known: the fold of the events
 ``policy``             what to do next: pure functions of what is known
+``splits``             what a label is used for
+``lock``, ``store``    one driver; where its files are
+``tasks``              from a request to a task
+``recording``          from results to files and events
 ``steps``, ``inline``  who carries tasks out
 ``campaign``           the loop
+``export``             labels or the model as one file
 ``monitor``            tables and figures from a campaign directory
 =====================  ==========================================================================================
 """

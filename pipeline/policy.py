@@ -80,7 +80,10 @@ def decide(
 def labels_asked(state: CampaignState, settings: CampaignSettings) -> int:
     """How many labels the present round asks for in all, once that is known; 0 before."""
     if state.round == 0:
-        return settings.labels.initial
+        # one more for each that failed, up to as many again, unless none succeeds at all: then the reference is at fault
+        labels, failures = len(state.labels), len(state.failures)
+        asked = settings.labels.initial + (failures if labels else 0)
+        return max(min(asked, 2 * settings.labels.initial, settings.labels.budget), labels + failures)
     return state.selected.count if state.selected is not None else 0
 
 
@@ -146,14 +149,14 @@ def _initial(state: CampaignState, settings: CampaignSettings) -> Decision:
     if labels:
         return Decision(requests=labels)
     present = {row.split for row in state.labels}
-    if len(present) < len(Split):
-        last = state.failures[-1] if state.failures else None
-        reason = f"; the last failed because: {last.reason} (see {last.scratch})" if last else ""
-        message = (
-            f"{len(state.labels)} of {state.spent} initial labels succeeded, too few to train and calibrate{reason}"
-        )
-        return Decision(end=End(EndReason.LABELS_FAILED, message))
-    return _train(state)
+    if len(present) == len(Split):
+        return _train(state)
+    if state.labels and state.spent < settings.labels.budget:
+        return Decision(requests=(Request(Work.LABEL, 0, state.spent),))
+    last = state.failures[-1] if state.failures else None
+    reason = f"; the last one failed because {last.reason}" if last else ""
+    message = f"{len(state.labels)} of {state.spent} initial labels succeeded, too few to train and calibrate{reason}"
+    return Decision(end=End(EndReason.LABELS_FAILED, message))
 
 
 def _round(state: CampaignState, settings: CampaignSettings) -> Decision:

@@ -1,0 +1,240 @@
+"""Settings, frames and results made up for tests of the loop: numbers that depend on the task alone, no numerics."""
+
+import hashlib
+import random
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.frames import Frame
+from pipeline.records import (
+    BiasState,
+    Candidate,
+    FileRef,
+    LabelResult,
+    LabelTask,
+    Scores,
+    SelectResult,
+    SelectTask,
+    Status,
+    StopReason,
+    Timing,
+    TrainResult,
+    TrainTask,
+    WalkerState,
+    WalkResult,
+    WalkTask,
+)
+from pipeline.settings.campaign import CampaignSettings
+from pipeline.shards import read_candidates, read_labels
+
+TIMING = Timing(started=1.0, ended=2.0, cpu_s=0.5, host="here:1")
+
+
+def settings(**changes: object) -> CampaignSettings:
+    """A small campaign; ``changes`` by dotted key with ``__`` for the dots."""
+    plain: dict = {
+        "name": "made-up",
+        "seed": 3,
+        "systems": [{"name": "a", "structures": ["a.xyz"]}, {"name": "b", "structures": ["b.xyz"]}],
+        "labels": {"reference": {"kind": "emt"}, "budget": 30, "initial": 10},
+        "walkers": {"count": 6, "batch": 2, "segment_steps": 10, "temperatures_K": [300.0, 500.0, 700.0, 900.0]},
+        "selection": {"batch": 4},
+        "stop": {},
+        "site": {"kind": "inline"},
+    }
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        place = plain
+        for name in path:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return CampaignSettings.model_validate(plain)
+
+
+def frame(system: str = "a", number: int = 0) -> Frame:
+    """Four copper atoms, different for each number."""
+    rng = np.random.default_rng(number)
+    return Frame(
+        numbers=np.full(4, 29),
+        positions=rng.normal(size=(4, 3)) + 3 * np.arange(4)[:, None],
+        cell=np.eye(3) * 20,
+        pbc=np.ones(3, bool),
+        system=system,
+    )
+
+
+def systems() -> dict[str, tuple[Frame, ...]]:
+    """Two start structures of system a, one of b."""
+    return {"a": (frame("a", 1), frame("a", 2)), "b": (frame("b", 3),)}
+
+
+def walk(task: WalkTask) -> WalkResult:
+    """Each slot moves once and proposes where it is."""
+    candidates, walkers = [], []
+    for slot, state in enumerate(task.resume):
+        rng = np.random.default_rng([task.seed % 2**32, slot, task.model.version])
+        start = task.starts[slot % len(task.starts)] if state is None else state.frame
+        moved = Frame(
+            numbers=start.numbers,
+            positions=start.positions + rng.normal(size=start.positions.shape),
+            cell=start.cell,
+            pbc=start.pbc,
+            system=start.system,
+        )
+        candidates.append(
+            Candidate(
+                frame=moved,
+                walker=f"w{task.item}-{slot}",
+                step=10,
+                temperature_K=task.temperatures_K[slot],
+                tau=0.25,
+                model_version=task.model.version,
+                reason=StopReason.RUNNING,
+                total_uncertainty=float(rng.random()),
+                atomic_uncertainty=np.zeros(4, np.float32),
+            )
+        )
+        walkers.append(
+            WalkerState(
+                walker=f"w{task.item}-{slot}",
+                frame=moved,
+                velocities=rng.normal(size=(4, 3)),
+                temperature_K=task.temperatures_K[slot],
+                tau=0.25,
+                seed=1,
+                age=10 if state is None else state.age + 10,
+                clock=10,
+                bias=BiasState(force_squared=np.ones(1), gradient_squared=np.ones(1)),
+                forces=np.zeros((4, 3)),
+                model=task.model.file.sha256,
+                anchor=moved.positions,
+                start=start.positions,
+            )
+        )
+    return WalkResult(
+        task=task.task,
+        status=Status.DONE,
+        reason="",
+        candidates=tuple(candidates),
+        walkers=tuple(walkers),
+        stops={},
+        walker_steps=20,
+        timing=TIMING,
+    )
+
+
+def select(task: SelectTask) -> SelectResult:
+    """The most uncertain ones; reads what a real selection reads."""
+    known = {label.frame.identity for label in read_labels(task.labels)}
+    found = [c for ref in task.candidates for c in read_candidates(ref) if c.frame.identity not in known]
+    found.sort(key=lambda c: -c.total_uncertainty)
+    return SelectResult(
+        task=task.task,
+        status=Status.DONE,
+        reason="",
+        picks=tuple(found[: task.count]),
+        dropped={},
+        timing=TIMING,
+    )
+
+
+def label(task: LabelTask) -> LabelResult:
+    """Energy and forces from the positions."""
+    return LabelResult(
+        task=task.task,
+        status=Status.DONE,
+        reason="",
+        energy=float(task.frame.positions.sum()),
+        forces=-task.frame.positions,
+        stress=None,
+        reference="made-up",
+        timing=TIMING,
+    )
+
+
+def failed_label(task: LabelTask, reason: str = "made to fail") -> LabelResult:
+    """What a reference that does not converge gives."""
+    return LabelResult(
+        task=task.task,
+        status=Status.FAILED,
+        reason=reason,
+        energy=None,
+        forces=None,
+        stress=None,
+        reference="",
+        timing=TIMING,
+    )
+
+
+def train(task: TrainTask) -> TrainResult:
+    """A file that depends on the labels, in their order, and on the parent."""
+    labels = read_labels(task.labels)
+    text = " ".join(
+        [f"{x.frame.identity} {x.energy!r} {x.split}" for x in labels] + [str(task.parent), str(task.fresh)]
+    )
+    data = hashlib.sha256(text.replace(str(Path(task.output).parents[3]), "").encode()).hexdigest().encode()
+    Path(task.output).write_bytes(data)
+    scores = Scores(count=1, energy_rmse=0.1, energy_mae=0.1, force_rmse=1.0 / task.version, force_mae=0.1)
+    return TrainResult(
+        task=task.task,
+        status=Status.DONE,
+        reason="",
+        file=FileRef(path=task.output, sha256=hashlib.sha256(data).hexdigest()),
+        fresh=scores if task.parent else None,
+        train=scores,
+        validation=scores,
+        factors={"total": 1.0, "atomic": 2.0},
+        epochs=2,
+        history=({"epoch": 1.0, "loss": 0.5},),
+        timing=TIMING,
+    )
+
+
+def carry_out(task):
+    """The made-up result of any task."""
+    return {WalkTask: walk, SelectTask: select, LabelTask: label, TrainTask: train}[type(task)](task)
+
+
+class MadeUpSteps:
+    """Carries tasks out at once, but tells of their ends in a shuffled order, a few at a time."""
+
+    def __init__(self, carry_out: Callable = carry_out, order: int | None = None, capacity: int = 100) -> None:
+        self.carry_out, self.capacity_of_each = carry_out, capacity
+        self.random = random.Random(order) if order is not None else None
+        self.names: list[str] = []
+        self._held: list[tuple[Future, object]] = []
+
+    def capacity(self, work) -> int:
+        return self.capacity_of_each
+
+    def submit(self, task):
+        self.names.append(task.task)
+        future: Future = Future()
+        if self.random is None:
+            self._end(future, task)
+            return future
+        self._held.append((future, task))
+        if len(self._held) >= 2 or isinstance(task, TrainTask | SelectTask):
+            self._release()
+        return future
+
+    def poll(self) -> bool:
+        """Give as ``stop_requested``: lets a few held tasks end whenever the loop looks."""
+        self._release()
+        return False
+
+    def _release(self) -> None:
+        assert self.random is not None
+        self.random.shuffle(self._held)
+        for _ in range(self.random.randint(1, 3)):
+            if self._held:
+                self._end(*self._held.pop())
+
+    def _end(self, future, task) -> None:
+        try:
+            future.set_result(self.carry_out(task))
+        except RuntimeError as error:
+            future.set_exception(error)
