@@ -7,6 +7,7 @@ import typer
 
 from apps.cli.boundary import guarded
 from apps.cli.check import check
+from apps.cli.demo import demo
 from apps.cli.export import export
 from apps.cli.init import init
 from apps.cli.run import run
@@ -37,7 +38,7 @@ def _options(
     pass
 
 
-for verb in (init, check, run, status, export, schema):
+for verb in (init, check, run, status, export, demo, schema):
     application.command()(guarded(verb))
 
 

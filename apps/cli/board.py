@@ -110,13 +110,13 @@ class Board:
         return ", ".join(parts)
 
     def remaining(self, elapsed_s: float, labels_before: int) -> str:
-        """Time to the end of the budget at the pace of this run; empty while there is no pace yet.
+        """Time to the end of the budget at the present pace; empty while there is no pace yet.
 
         Args:
-            elapsed_s: seconds since this run began.
-            labels_before: labels there were when it began.
+            elapsed_s: seconds since the pace is measured.
+            labels_before: labels there were then.
         """
         made = self.labels - labels_before
-        if made <= 0 or self.version == 0:
+        if made <= 0:
             return ""
         return f"about {duration(elapsed_s * (self.budget - self.labels) / made)} to the budget"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from apps.cli.console import OUT
 from pipeline.errors import SettingsError, StoreError
 
 TEMPLATES = files("apps") / "templates"
@@ -23,11 +23,21 @@ def init(
     directory: Annotated[Path, typer.Argument(help="new or empty directory")] = Path(),
 ) -> None:
     """Copy a commented campaign to start from."""
-    names = template_names()
-    console = Console(highlight=False)
     if template == "list":
-        console.print("\n".join(names))
+        OUT.print("\n".join(template_names()))
         return
+    copy_template(template, directory)
+    OUT.print(f"wrote {directory / 'campaign.yaml'}\nnext: farwalk check {directory / 'campaign.yaml'}", markup=False)
+
+
+def copy_template(template: str, directory: Path) -> None:
+    """Copy a template to a new or empty directory.
+
+    Raises:
+        SettingsError: there is no such template.
+        StoreError: the directory holds something.
+    """
+    names = template_names()
     if template not in names:
         raise SettingsError(f"there is no template {template!r}.", f"Use one of: {', '.join(names)}.")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -35,6 +45,3 @@ def init(
         raise StoreError(f"{directory}: {what}.", "Give a new or an empty directory.")
     with as_file(TEMPLATES / template) as source:
         shutil.copytree(source, directory, dirs_exist_ok=True)
-    console.print(
-        f"wrote {directory / 'campaign.yaml'}\nnext: farwalk check {directory / 'campaign.yaml'}", soft_wrap=True
-    )

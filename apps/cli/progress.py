@@ -32,8 +32,8 @@ class Display:
         self.board = Board()
         self.board.absorb(store.events())
         self._scratch = store.scratch
-        self._before = self.board.labels
         self._started = time.monotonic()
+        self._base: tuple[float, int] | None = None
         self._quiet = quiet
         self._note = ""
         self._live = Live(console=OUT, get_renderable=self._render, refresh_per_second=4, transient=True)
@@ -53,6 +53,11 @@ class Display:
     def __call__(self, event: Event) -> None:
         """Show one event."""
         self.board.absorb([event])
+        if self._base is None and isinstance(event, Trained):
+            self._base = (
+                time.monotonic(),
+                self.board.labels,
+            )  # the pace of full rounds counts, not of the first labels
         if self._quiet:
             return
         if isinstance(event, LabelFailed):
@@ -82,7 +87,9 @@ class Display:
         table.add_row(
             board.phase, ProgressBar(max(board.total, 1), board.done, width=BAR_WIDTH), f"{board.done}/{board.total}"
         )
-        pace = " · ".join(text for text in (duration(elapsed), board.remaining(elapsed, self._before)) if text)
+        since, labels = self._base or (self._started, board.labels)
+        remaining = board.remaining(time.monotonic() - since, labels)
+        pace = " · ".join(text for text in (duration(elapsed), remaining) if text)
         below = [board.summary(), pace, self._training(), self._note]
         return Group(table, *[Text(line) for line in below if line])
 

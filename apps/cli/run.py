@@ -19,7 +19,7 @@ from pipeline.events import EndReason
 from pipeline.intake import Intake, open_campaign
 from pipeline.lock import holder_of
 
-SOFT = "stopping: what is in flight is finished and recorded first; Ctrl-C again stops at once"
+SOFT = "stopping: finishing what is in flight; Ctrl-C again stops at once"
 
 
 def run(

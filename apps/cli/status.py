@@ -18,6 +18,15 @@ from pipeline.store import Store
 
 def status(directory: Annotated[Path, typer.Argument(help="campaign directory")]) -> None:
     """Show how far a campaign is and how good its model is."""
+    show_status(directory)
+
+
+def show_status(directory: Path) -> None:
+    """Print headline, sums and a row per model.
+
+    Raises:
+        StoreError: not a campaign directory, or a damaged one.
+    """
     store = Store.open(directory)
     events = store.events()
     fold(events)  # refuses a log that does not begin as it must

@@ -27,6 +27,7 @@ OPTIONS = {
     "run": ["campaign", "--dir", "--set", "--quiet", "--help"],
     "status": ["directory", "--help"],
     "export": ["directory", "--output", "--format", "--help"],
+    "demo": ["--dir", "--quiet", "--help"],
     "schema": ["--help"],
 }
 
