@@ -1,5 +1,6 @@
 """Model files: plain tensors and plain settings, checked against a digest, loaded without running code."""
 
+import io
 import pickle
 from dataclasses import asdict
 from pathlib import Path
@@ -43,7 +44,10 @@ def save(model: Model, path: str | Path, notes: dict[str, str] | None = None) ->
     }
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    return write_durably(target, lambda temporary: torch.save(payload, temporary))
+    # into memory first: written to a path, the archive would carry the temporary name, and equal models differ
+    archive = io.BytesIO()
+    torch.save(payload, archive)
+    return write_durably(target, lambda temporary: _write_bytes(temporary, archive.getvalue()))
 
 
 def load(path: str | Path, sha256: str | None = None) -> Model:
@@ -90,3 +94,7 @@ def _build(payload: dict[str, Any]) -> Model:
         members.append(member)
     estimator = Estimator.from_config(payload["estimator"]["config"], payload["estimator"]["state"])
     return Model(members, estimator, payload["version"])
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
