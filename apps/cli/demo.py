@@ -13,6 +13,8 @@ from apps.cli.status import show_status
 from pipeline.export import ExportFormat
 from pipeline.export import export as export_file
 from pipeline.intake import open_campaign
+from pipeline.monitor.figures import plane_figure
+from pipeline.store import Store
 
 TEMPLATE = "alanine-dipeptide"
 OVERRIDES = (
@@ -41,3 +43,5 @@ def demo(
     for what, name in ((ExportFormat.EXTXYZ, "labels.extxyz"), (ExportFormat.MODEL, "model.pt")):
         export_file(place, what, directory / name)
         OUT.print(f"wrote {directory / name}", markup=False)
+    figure = plane_figure(Store.open(place), directory / "ramachandran.png", start=intake.frames[TEMPLATE][0])
+    OUT.print(f"wrote {figure}", markup=False)

@@ -1,5 +1,6 @@
 """``farwalk status DIR``: how far a campaign is. Reads only, also while it runs and after a crash."""
 
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from rich.table import Table
 
 from apps.cli.board import Board
 from apps.cli.console import OUT, duration
-from pipeline.events import Event, Trained, Walked
+from pipeline.events import Event, Trained
 from pipeline.lock import holder_of
+from pipeline.monitor.tables import RoundRow, round_rows
 from pipeline.state import fold
 from pipeline.store import Store
 
@@ -37,7 +39,7 @@ def show_status(directory: Path) -> None:
     OUT.print(board.summary(), markup=False)
     OUT.print(spent(board), markup=False)
     if board.version:
-        OUT.print(rounds_table(events))
+        OUT.print(rounds_table(round_rows(store), events))
 
 
 def headline(board: Board, holder: str) -> str:
@@ -56,17 +58,19 @@ def spent(board: Board) -> str:
     return f"task time: {', '.join(parts) or 'none'}; {board.walker_steps} walker steps"
 
 
-def rounds_table(events: Sequence[Event]) -> Table:
-    """One row per trained model."""
-    table = Table("round", "model", "labels", "walker steps", "stopped", "force RMSE, validation", "force RMSE, new")
-    steps, stops = 0, 0
-    for event in events:
-        if isinstance(event, Walked):
-            steps += event.walker_steps
-            stops += sum(event.stops.values())
-        if isinstance(event, Trained):
-            errors = [scores.force_rmse if scores else None for scores in (event.validation, event.fresh)]
-            shown = ["" if error is None else f"{error:.4f} eV/Å" for error in errors]
-            table.add_row(str(event.round), str(event.version), str(event.labels), str(steps), str(stops), *shown)
-            steps, stops = 0, 0
+def rounds_table(rows: Sequence[RoundRow], events: Sequence[Event]) -> Table:
+    """One row per trained model. "new" are labels it led to: selected, so harder than average, and not seen in training."""
+    validations = {event.version: event.validation for event in events if isinstance(event, Trained)}
+    systems = list(rows[0].explored) if rows else []
+    explored = [f"explored {system}" for system in systems]
+    table = Table("round", "model", "labels", "walker steps", "stopped", *explored, "force RMSE eV/Å", "on new labels")
+    for row, following in itertools.zip_longest(rows, rows[1:]):
+        validation = validations[row.version]
+        fresh = following.fresh if following else None
+        table.add_row(
+            *(str(number) for number in (row.round, row.version, row.labels, row.walker_steps)),
+            str(sum(row.stops.values())),
+            *(f"{row.explored[system]:.2f}" for system in systems),
+            *("" if scores is None else f"{scores.force_rmse:.4f}" for scores in (validation, fresh)),
+        )
     return table
