@@ -1,0 +1,134 @@
+"""Figures of a campaign, drawn without a display. Colours are safe for colour-blind readers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import BoundaryNorm
+from matplotlib.figure import Figure
+
+from pipeline.analysis.variables import bounds, evaluate_all, periodic
+from pipeline.errors import TaskError
+from pipeline.events import Walked
+from pipeline.frames import FloatArray, Frame
+from pipeline.monitor.tables import RoundRow, system_variables, visited
+from pipeline.settings.variables import DihedralVariable, Variable
+from pipeline.store import Store
+
+COLOURS = "viridis"
+ORANGE, BLUE = "#d55e00", "#0072b2"
+DPI = 150
+
+
+def plane_figure(store: Store, path: Path, *, system: str | None = None, start: Frame | None = None) -> Path:
+    """Where walkers went in the plane of a system's first two variables (for a peptide: the Ramachandran plane).
+
+    Dots are walker frames coloured by round, circles are labels, the cross is the start structure.
+
+    Args:
+        store: the campaign.
+        path: PNG file to write.
+        system: which one; by default the first with two variables.
+        start: start structure to mark.
+
+    Raises:
+        TaskError: no system has two variables.
+        StoreError: a shard is missing or changed.
+    """
+    planes = {name: several[:2] for name, several in system_variables(store).items() if len(several) >= 2}
+    name = system if system is not None else next(iter(planes), "")
+    if name not in planes:
+        raise TaskError(
+            f"{store.root}: no system {name} with two variables.", "Give systems[].variables two entries or more."
+        )
+    points, rounds = _walker_points(store, name, planes[name])
+    labels = [label.frame for label in store.labels(store.state()) if label.frame.system == name]
+    figure = Figure(figsize=(6.4, 5.4), layout="constrained")
+    axes = figure.subplots()
+    last = int(rounds.max(initial=1))
+    norm = BoundaryNorm(np.arange(0.5, last + 1.5), ncolors=256) if last > 1 else None
+    dots = axes.scatter(
+        points[:, 0], points[:, 1], c=rounds, cmap=COLOURS, norm=norm, s=7, linewidths=0, rasterized=True
+    )
+    marked = evaluate_all(planes[name], labels)
+    axes.scatter(
+        marked[:, 0],
+        marked[:, 1],
+        s=26,
+        facecolors="none",
+        edgecolors="black",
+        linewidths=0.6,
+        label=f"{len(labels)} labels",
+    )
+    if start is not None:
+        spot = evaluate_all(planes[name], [start])
+        axes.scatter(
+            spot[:, 0], spot[:, 1], marker="X", s=150, c=ORANGE, edgecolors="white", zorder=5, label="start structure"
+        )
+    _frame_plane(axes, planes[name])
+    axes.set_title(f"{name}: {len(points)} walker frames", fontsize=11)
+    axes.legend(loc="upper right", framealpha=0.9)
+    if last > 1:
+        ticks = sorted({round(tick) for tick in np.linspace(1, last, min(last, 8))})
+        figure.colorbar(dots, ax=axes, label="round", ticks=ticks)
+    return _save(figure, path)
+
+
+def error_figure(series: dict[str, Sequence[RoundRow]], path: Path) -> Path:
+    """Errors on the held-out set against labels: energies on the left, forces on the right, both logarithmic.
+
+    Args:
+        series: rows with held-out scores, by the name the legend shows.
+        path: PNG file to write.
+
+    Raises:
+        TaskError: no row has held-out scores.
+    """
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    energy, force = figure.subplots(1, 2)
+    found = False
+    for (name, rows), colour, marker in zip(series.items(), (BLUE, ORANGE, "black", "#009e73"), "osv^", strict=False):
+        scored = [(row.labels, row.held_out) for row in rows if row.held_out is not None]
+        found = found or bool(scored)
+        counts = [labels for labels, _ in scored]
+        style = {"color": colour, "marker": marker, "markersize": 4, "label": name}
+        energy.plot(counts, [1000 * scores.energy_rmse for _, scores in scored], **style)
+        force.plot(counts, [scores.force_rmse for _, scores in scored], **style)
+    if not found:
+        raise TaskError("no scores on a held-out set.", "Give round_rows a held-out set.")
+    for axes, label in ((energy, "energy RMSE (meV/atom)"), (force, "force RMSE (eV/Å)")):
+        axes.set(xlabel="labels", ylabel=label, yscale="log")
+        axes.grid(visible=True, which="both", alpha=0.25)
+        axes.legend()
+    return _save(figure, path)
+
+
+def _walker_points(store: Store, system: str, variables: Sequence[Variable]) -> tuple[FloatArray, FloatArray]:
+    """(n, 2) values of all walker frames, and (n,) the round of each."""
+    points, rounds = [np.zeros((0, 2))], [np.zeros(0)]
+    for event in store.events():
+        if isinstance(event, Walked):
+            values = evaluate_all(variables, visited(store, event, system))
+            points.append(values)
+            rounds.append(np.full(len(values), float(event.round)))
+    return np.concatenate(points), np.concatenate(rounds)
+
+
+def _frame_plane(axes: Axes, variables: Sequence[Variable]) -> None:
+    """Ranges, units and ticks of the plane."""
+    for axis, variable in zip("xy", variables, strict=True):
+        low, high = bounds(variable)
+        unit = "degrees" if isinstance(variable, DihedralVariable) else "Å"
+        axes.set(**{f"{axis}lim": (low, high), f"{axis}label": f"{variable.name} ({unit})"})
+        if periodic(variable):
+            axes.set(**{f"{axis}ticks": np.arange(-180, 181, 60)})
+    if all(periodic(variable) for variable in variables):
+        axes.set_aspect("equal")
+    axes.grid(visible=True, alpha=0.25)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    FigureCanvasAgg(figure).print_figure(path, dpi=DPI)
+    return path

@@ -1,0 +1,152 @@
+"""A campaign round by round, from its directory. Reads only, also while it runs and after a crash."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.analysis.coverage import Coverage
+from pipeline.analysis.intervals import share_interval
+from pipeline.analysis.variables import evaluate_all
+from pipeline.events import Event, LabelFailed, Labelled, Selected, Trained, Walked
+from pipeline.frames import Frame
+from pipeline.potentials import load
+from pipeline.records import Label, Scores
+from pipeline.settings.campaign import CampaignSettings
+from pipeline.settings.variables import Variable
+from pipeline.shards import read_candidates
+from pipeline.store import Store
+from pipeline.training.scoring import score
+
+WORK = ("walk", "label", "select", "train")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRow:
+    """One trained model and what led to it.
+
+    Attributes:
+        round, version, labels: of the model.
+        walker_steps: MD steps of this round; stops: walkers that stopped, per reason.
+        explored: per system, coverage of its variables by all walker frames and labels so far.
+        labelled: the same by labels alone.
+        held_out: scores on the held-out set; None without one.
+        fresh: scores of the model before on this round's labels, which it had not seen.
+        seconds: task time per kind of work.
+    """
+
+    round: int
+    version: int
+    labels: int
+    walker_steps: int
+    stops: dict[str, int]
+    explored: dict[str, float]
+    labelled: dict[str, float]
+    held_out: Scores | None
+    fresh: Scores | None
+    seconds: dict[str, float]
+
+
+def round_rows(store: Store, held_out: Sequence[Label] = ()) -> list[RoundRow]:
+    """One row per published model, oldest first.
+
+    Args:
+        store: the campaign.
+        held_out: labels the campaign never sees; every model is scored on them.
+
+    Raises:
+        StoreError: the log or a shard is missing or changed.
+        ModelError: a model file is missing or changed.
+    """
+    events = store.events()
+    tally = _Tally(store, system_variables(store))
+    rows = []
+    for event in events:
+        tally.absorb(event)
+        if isinstance(event, Trained):
+            model = load(store.absolute(event.file).path, event.file.sha256) if held_out else None
+            scores = score(model, held_out) if model else None
+            rows.append(tally.row(event, scores))
+    return rows
+
+
+def fresh_coverage(rows: Sequence[RoundRow]) -> tuple[float, tuple[float, float], int]:
+    """How often energy errors on new labels were within the bound the model before gave: share, 95% interval, trials.
+
+    New labels were selected for being uncertain, so the conformal guarantee, which is for exchangeable data, does not cover
+    them: this is the honest, harder number.
+    """
+    scored = [row.fresh for row in rows if row.fresh is not None and row.fresh.coverage_total is not None]
+    trials = sum(scores.count for scores in scored)
+    hits = sum(round((scores.coverage_total or 0.0) * scores.count) for scores in scored)
+    return (hits / trials if trials else float("nan")), share_interval(hits, trials), trials
+
+
+def system_variables(store: Store) -> dict[str, tuple[Variable, ...]]:
+    """The collective variables of each system that has between one and three."""
+    settings = CampaignSettings.model_validate(store.state().settings)
+    return {system.name: system.variables for system in settings.systems if 1 <= len(system.variables) <= 3}
+
+
+def visited(store: Store, event: Walked, system: str) -> list[Frame]:
+    """The frames of one system that a batch of walkers brought."""
+    return [c.frame for c in read_candidates(store.absolute(event.candidates)) if c.frame.system == system]
+
+
+class _Tally:
+    """Sums over the present round, and coverages over all rounds."""
+
+    def __init__(self, store: Store, variables: dict[str, tuple[Variable, ...]]) -> None:
+        self._store, self._variables = store, variables
+        self._explored = {system: Coverage.of(several) for system, several in variables.items()}
+        self._labelled = dict(self._explored)
+        self._pending: list[Labelled] = []
+        self._clear()
+
+    def _clear(self) -> None:
+        self._steps = 0
+        self._stops: Counter[str] = Counter()
+        self._seconds = dict.fromkeys(WORK, 0.0)
+
+    def absorb(self, event: Event) -> None:
+        """Take note of an event."""
+        match event:
+            case Walked():
+                self._steps += event.walker_steps
+                self._stops.update(event.stops)
+                self._seconds["walk"] += event.timing.wall_s
+                for system in self._variables:
+                    self._visit(self._explored, system, visited(self._store, event, system))
+            case Labelled():
+                self._pending.append(event)
+                self._seconds["label"] += event.timing.wall_s
+            case LabelFailed():
+                self._seconds["label"] += event.timing.wall_s if event.timing else 0.0
+            case Selected():
+                self._seconds["select"] += event.timing.wall_s if event.timing else 0.0
+            case Trained():
+                self._seconds["train"] += event.timing.wall_s
+
+    def row(self, event: Trained, held_out: Scores | None) -> RoundRow:
+        """The row of a model; begins the next round."""
+        for label in self._store.rows(self._pending):
+            if label.frame.system in self._variables:
+                self._visit(self._explored, label.frame.system, [label.frame])
+                self._visit(self._labelled, label.frame.system, [label.frame])
+        row = RoundRow(
+            round=event.round,
+            version=event.version,
+            labels=event.labels,
+            walker_steps=self._steps,
+            stops=dict(self._stops),
+            explored={system: coverage.value for system, coverage in self._explored.items()},
+            labelled={system: coverage.value for system, coverage in self._labelled.items()},
+            held_out=held_out,
+            fresh=event.fresh,
+            seconds=dict(self._seconds),
+        )
+        self._pending = []
+        self._clear()
+        return row
+
+    def _visit(self, coverages: dict[str, Coverage], system: str, frames: Sequence[Frame]) -> None:
+        coverages[system] = coverages[system].with_points(evaluate_all(self._variables[system], frames))
