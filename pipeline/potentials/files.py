@@ -1,6 +1,7 @@
 """Model files: plain tensors and plain settings, checked against a digest, loaded without running code."""
 
 import io
+import json
 import pickle
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,7 @@ def save(model: Model, path: str | Path, notes: dict[str, str] | None = None) ->
     """
     first = model.first
     assert isinstance(first, GMNN)
-    payload = {
+    plain = {
         "format": FORMAT,
         "schema": SCHEMA,
         "kind": "gmnn",
@@ -38,9 +39,15 @@ def save(model: Model, path: str | Path, notes: dict[str, str] | None = None) ->
         "settings": first.settings.model_dump(mode="json"),
         "elements": list(first.elements),
         "features": asdict(first.feature_spec),
-        "members": [member.state_dict() for member in model.members],
-        "estimator": {"config": model.estimator.config(), "state": model.estimator.state_dict()},
+        "estimator": model.estimator.config(),
         "notes": dict(notes or {}),
+    }
+    # equal models have equal files: pickle would also store which strings happen to be one object in this process
+    plain = json.loads(json.dumps(plain))
+    payload = {
+        **plain,
+        "members": [member.state_dict() for member in model.members],
+        "estimator": {"config": plain["estimator"], "state": model.estimator.state_dict()},
     }
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
