@@ -177,13 +177,6 @@ class MovingBatch:
         self.anchors = self.batch.positions.clone()
         self.rebuilds = 0
 
-    def replace(self, index: int, frame: Frame) -> None:
-        """Put another structure into slot ``index``."""
-        self._frames[index] = frame
-        self._rows[index] = neighbor_rows(frame.positions, frame.cell, frame.pbc, self._reach)
-        self.batch = batch_from_rows(self._frames, self._rows)
-        self.anchors = self.batch.positions.clone()
-
     def move(self, positions: Tensor) -> Batch:
         """The batch at new positions (A, 3); rebuilds the rows of structures that left their skin."""
         moved = (positions - self.anchors).square().sum(dim=1)

@@ -66,6 +66,11 @@ class WalkerBatch:
         self._stops: Counter[str] = Counter()
         self._settle(states)
 
+    @property
+    def _due(self) -> bool:
+        """Whether this step is one of the stop checks or of the stored frames."""
+        return self._clock % self._settings.stop.check_every == 0 or self._clock % self._settings.store_every == 0
+
     def run(self, steps: int, enough: int = 0, progress: Callable[[int], None] | None = None) -> Journey:
         """Move every slot ``steps`` MD steps.
 
@@ -74,13 +79,13 @@ class WalkerBatch:
             enough: end early once this many walkers have stopped on something worth a label; 0 never.
             progress: called with the steps done, at every stop check.
         """
+        self._candidates, self._stops = [], Counter()
         made = 0
         for made in range(1, steps + 1):
             lost = self._step()
-            checked = self._clock % self._settings.stop.check_every == 0
-            if checked or lost.any():
+            if self._due or lost.any():
                 stopped = self._check(lost)
-                if progress is not None and checked:
+                if progress is not None and self._due:
                     progress(made)
                 if enough and self._stops.total() - self._stops[StopReason.COMPLETED] >= enough:
                     self._refill(stopped)
@@ -139,7 +144,7 @@ class WalkerBatch:
         With ``bias.every`` = n the bias acts at every n-th step only, as an impulse of n times its force: the reversible
         multiple time step of Tuckerman, Berne and Martyna (1992, J. Chem. Phys. 97, 1990).
         """
-        bias, stop = self._settings.bias, self._settings.stop
+        bias = self._settings.bias
         sampled = bool((self._tau > 0).any()) and self._clock % bias.update_every == 0
         impulse = float(bias.every) if self._clock % bias.every == 0 else 0.0
         result = biased_forces(
@@ -149,7 +154,7 @@ class WalkerBatch:
             strength=impulse * self._tau * self._strength.values(),
             weights=self._weights,
             split=sampled,
-            features=self._clock % stop.check_every == 0,
+            features=self._due,
         )
         if sampled and result.plain is not None and result.gradient is not None:
             self._strength.record(result.plain, result.gradient, self._batch)
@@ -157,7 +162,11 @@ class WalkerBatch:
         return result.forces
 
     def _check(self, lost: Tensor) -> list[int]:
-        """Apply the stop checks, collect candidates; returns the slots whose walker stopped."""
+        """Apply the stop checks, collect candidates; returns the slots whose walker stopped.
+
+        Between the steps where checks are due only ``lost`` walkers are looked at: what a walker does must not depend on
+        who shares its batch.
+        """
         assert self._last is not None
         batch, outcome = self._last.batch, self._last.outcome
         if outcome.features is None:
@@ -171,6 +180,8 @@ class WalkerBatch:
         stored = self._clock % self._settings.store_every == 0
         stopped = []
         for k, slot in enumerate(self._slots):
+            if not (self._due or lost[k]):
+                continue
             reason = next((r for r in PRECEDENCE if bool(flags[r][k])), StopReason.RUNNING)
             if reason is StopReason.RUNNING and slot.age >= self._settings.max_steps:
                 reason = StopReason.COMPLETED

@@ -19,6 +19,8 @@ from pipeline.uncertainty.estimator import Estimator
 
 FORMAT = "farwalk-model"
 SCHEMA = 1
+_DAMAGE = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, AttributeError, TypeError, ValueError)
+"""What torch and pickle raise on bytes that are no model, and on a model whose parts do not fit."""
 
 
 def save(model: Model, path: str | Path, notes: dict[str, str] | None = None) -> FileRef:
@@ -78,20 +80,27 @@ def load(path: str | Path, sha256: str | None = None) -> Model:
         )
     try:
         payload: Any = torch.load(source, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except _DAMAGE as error:
         raise ModelError(f"Model file {source} is damaged or not a farwalk model.", "Export it again.") from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise ModelError(f"{source} is not a farwalk model.", "Give a file written by `farwalk export --format model`.")
-    if payload["schema"] != SCHEMA:
+    if payload.get("schema") != SCHEMA:
         raise ModelError(
-            f"{source} has model schema {payload['schema']}, this version reads {SCHEMA}.", "Export it again."
+            f"{source} has model schema {payload.get('schema')}, this version reads {SCHEMA}.", "Export it again."
         )
-    return _build(payload)
+    try:
+        return _build(payload)
+    except _DAMAGE as error:
+        raise ModelError(
+            f"The parts of model file {source} do not fit together: {error}", "Export it again."
+        ) from error
 
 
 def _build(payload: dict[str, Any]) -> Model:
     settings = GMNNSettings.model_validate(payload["settings"])
     spec = FeatureSpec(**payload["features"])
+    if not payload["members"]:
+        raise ValueError("it has no members")
     members = []
     for state in payload["members"]:
         member = GMNN(settings, payload["elements"], spec)

@@ -1,0 +1,136 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.neighborlist import neighbor_list
+from engine import CUTOFF_A, crystal, ethanol, gmnn, slab, water, zoo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.batching import MovingBatch, make_batch
+from pipeline.frames import Frame
+from pipeline.potentials.base import differentiate
+
+SKIN_A = 0.6
+
+
+def rounded(vector):
+    # + 0.0 turns -0.0 into 0.0
+    return tuple((np.round(vector, 5) + 0.0).tolist())
+
+
+def edges_of(frame, cutoff_A):
+    batch = make_batch([frame], cutoff_A)
+    vectors = batch.edges().numpy()
+    i, column = np.nonzero(np.linalg.norm(vectors, axis=-1) < cutoff_A)
+    j = batch.neighbors.numpy()[i, column]
+    return Counter((int(a), int(b), rounded(v)) for a, b, v in zip(i, j, vectors[i, column], strict=True))
+
+
+def edges_by_ase(frame, cutoff_A):
+    rows = zip(*neighbor_list("ijD", frame.to_atoms(), cutoff_A), strict=True)
+    return Counter((int(a), int(b), rounded(v)) for a, b, v in rows)
+
+
+def without_third_vector(frame):
+    cell = frame.cell.copy()
+    cell[2] = 0.0
+    return Frame(numbers=frame.numbers, positions=frame.positions, cell=cell, pbc=frame.pbc, system="test")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [ethanol(), water(), slab(), without_third_vector(slab()), crystal()],
+    ids=["molecule", "small molecule", "slab", "slab without third lattice vector", "skewed cell"],
+)
+@pytest.mark.parametrize("cutoff_A", [2.0, 5.0, 7.5])
+def test_neighbours_are_those_of_ase(frame, cutoff_A):
+    assert edges_of(frame, cutoff_A) == edges_by_ase(frame, cutoff_A)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 6), pbc=st.tuples(st.booleans(), st.booleans(), st.booleans()))
+def test_neighbours_are_those_of_ase_for_any_cell_and_any_unwrapped_positions(seed, n, pbc):
+    rng = np.random.default_rng(seed)
+    cell = np.eye(3) * rng.uniform(3, 6) + rng.normal(size=(3, 3)) * 0.5
+    atoms = Atoms("H" * n, positions=rng.uniform(-9, 9, (n, 3)), cell=cell, pbc=pbc)
+    frame = Frame.from_atoms(atoms, system="test")
+    assert edges_of(frame, 5.0) == edges_by_ase(frame, 5.0)
+
+
+def test_a_batch_holds_the_neighbours_of_each_structure_and_no_others():
+    frames = zoo()
+    batch = make_batch(frames, 5.0)
+    near = torch.linalg.vector_norm(batch.edges(), dim=-1) < 5.0
+    mixed = batch.system[batch.neighbors] != batch.system[:, None]
+    assert not (near & mixed).any()
+    counted = batch.sum_atoms(near.sum(dim=1, keepdim=True)).squeeze(1)
+    assert counted.tolist() == [edges_by_ase(frame, 5.0).total() for frame in frames]
+
+
+def test_padded_neighbours_are_out_of_every_cutoff():
+    batch = make_batch([ethanol(), water()], 5.0)
+    distance = torch.linalg.vector_norm(batch.edges(), dim=-1)
+    assert ((distance < 5.0) | (distance > 900.0)).all()
+
+
+def test_strain_moves_edges_as_it_moves_atoms_and_cell():
+    frame = crystal()
+    strain = torch.tensor([[[0.02, 0.01, -0.03], [0.01, -0.04, 0.02], [-0.03, 0.02, 0.01]]], dtype=torch.float64)
+    grow = np.eye(3) + strain[0].numpy()
+    batch = make_batch([frame], 5.0)
+    strained = Frame(
+        numbers=frame.numbers, positions=frame.positions @ grow, cell=frame.cell @ grow, pbc=frame.pbc, system="test"
+    )
+    near = torch.linalg.vector_norm(batch.edges(), dim=-1) < 4.0
+    found = Counter(rounded(v) for v in batch.edges(strain)[near].numpy())
+    everything = {rounded(v) for v in make_batch([strained], 6.0).edges().reshape(-1, 3).numpy()}
+    assert set(found) <= everything
+
+
+def test_volume_is_that_of_the_cell_and_zero_where_not_fully_periodic():
+    frames = zoo()
+    volumes = make_batch(frames, 4.0).volumes
+    assert volumes[3] == pytest.approx(frames[3].to_atoms().get_volume())
+    assert volumes[:3].tolist() == [0.0, 0.0, 0.0]
+
+
+def moved(frames, positions):
+    spans = np.split(positions.numpy(), np.cumsum([len(frame) for frame in frames])[:-1])
+    return [
+        Frame(numbers=f.numbers, positions=p, cell=f.cell, pbc=f.pbc, system=f.system)
+        for f, p in zip(frames, spans, strict=True)
+    ]
+
+
+def test_rows_with_a_skin_give_the_energies_and_forces_of_fresh_rows_along_a_random_walk():
+    potential, frames = gmnn(), zoo()
+    walking = MovingBatch(frames, cutoff_A=CUTOFF_A, skin_A=SKIN_A)
+    positions, generator = walking.batch.positions, torch.Generator().manual_seed(0)
+    for _ in range(25):
+        step = torch.randn(positions.shape, generator=generator, dtype=torch.float64)
+        positions = positions + 0.05 * step
+        here = differentiate(potential, walking.move(positions))
+        fresh = differentiate(potential, make_batch(moved(frames, positions), CUTOFF_A))
+        torch.testing.assert_close(here.energies, fresh.energies, rtol=1e-13, atol=1e-10)
+        torch.testing.assert_close(here.forces, fresh.forces, rtol=1e-9, atol=1e-10)
+    assert walking.rebuilds > 2
+
+
+def test_only_the_structure_that_left_its_skin_is_rebuilt():
+    frames = zoo()
+    walking = MovingBatch(frames, cutoff_A=CUTOFF_A, skin_A=SKIN_A)
+    anchors = walking.anchors.clone()
+    positions = walking.batch.positions.clone()
+    positions += 0.01
+    walking.move(positions.clone())
+    assert walking.rebuilds == 0
+    torch.testing.assert_close(walking.anchors, anchors, rtol=0, atol=0)
+    positions[0, 0] += SKIN_A  # an atom of the first structure
+    batch = walking.move(positions.clone())
+    assert walking.rebuilds == 1
+    first = batch.system == 0
+    torch.testing.assert_close(walking.anchors[first], positions[first], rtol=0, atol=0)
+    torch.testing.assert_close(walking.anchors[~first], anchors[~first], rtol=0, atol=0)
