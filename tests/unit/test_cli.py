@@ -27,7 +27,7 @@ OPTIONS = {
     "run": ["campaign", "--dir", "--set", "--quiet", "--help"],
     "status": ["directory", "--help"],
     "export": ["directory", "--output", "--format", "--help"],
-    "demo": ["--dir", "--quiet", "--help"],
+    "demo": ["--dir", "--seed", "--quiet", "--help"],
     "schema": ["--help"],
 }
 
