@@ -53,6 +53,11 @@ class CampaignSettings(Settings):
                 f"potential.members is {self.potential.members} but uncertainty.kind is {self.uncertainty.kind}; "
                 "set it to 1 or use kind: committee"
             )
+        if committee and self.walkers.bias.quantity == "atomic" and self.walkers.bias.tau > 0:
+            problems.append(
+                "walkers.bias.quantity is atomic but uncertainty.kind is committee, whose atom-based uncertainty has no "
+                "gradient; use quantity: total"
+            )
         if self.labels.initial > self.labels.budget:
             problems.append(
                 f"labels.initial ({self.labels.initial}) exceeds labels.budget ({self.labels.budget}); raise the budget"

@@ -17,10 +17,14 @@ class Posterior(nn.Module):
     """
 
     transform: Tensor
+    single: Tensor
 
     def __init__(self, transform: Tensor) -> None:
         super().__init__()
         self.register_buffer("transform", transform.to(torch.float64))
+        # walkers ask in float32 at every step: converting P² numbers each time costs more than the product itself
+        self.register_buffer("single", self.transform.to(torch.float32), persistent=False)
+        self.register_load_state_dict_post_hook(_renew_single)
 
     @classmethod
     def fit(cls, features: Tensor, *, sigma: float) -> "Posterior":
@@ -41,9 +45,16 @@ class Posterior(nn.Module):
 
     def transformed(self, features: Tensor) -> Tensor:
         """(K, P) rows t with |t|² = u²: their Gram matrix is the posterior covariance."""
-        return features @ self.transform.to(features.dtype)
+        transform = self.single if features.dtype == torch.float32 else self.transform
+        return features @ transform.to(features.dtype)
 
     def forward(self, features: Tensor) -> Tensor:
         """(K,) uncertainties u; the gradient is finite everywhere (zero where u is)."""
         u: Tensor = torch.linalg.vector_norm(self.transformed(features), dim=1)
         return u
+
+
+def _renew_single(module: nn.Module, incompatible: object) -> None:
+    """The float32 copy follows a transform that was loaded."""
+    assert isinstance(module, Posterior)
+    module.single = module.transform.to(torch.float32)
