@@ -24,7 +24,7 @@ class Posterior(nn.Module):
         self.register_buffer("transform", transform.to(torch.float64))
         # walkers ask in float32 at every step: converting P² numbers each time costs more than the product itself
         self.register_buffer("single", self.transform.to(torch.float32), persistent=False)
-        self.register_load_state_dict_post_hook(_renew_single)
+        self.register_load_state_dict_post_hook(_renew_single)  # type: ignore[no-untyped-call] # torch leaves it untyped
 
     @classmethod
     def fit(cls, features: Tensor, *, sigma: float) -> "Posterior":
