@@ -20,8 +20,8 @@ def split_of(number: int, *, campaign_seed: int, settings: LabelSettings) -> Spl
     splits = settings.splits
     if number < settings.initial:
         block, place, size = 0, number, settings.initial
-        validation = max(1, round(splits.validation * size))
-        calibration = max(1, round(splits.calibration * size))
+        validation = max(1, math.floor(splits.validation * size))
+        calibration = max(1, math.floor(splits.calibration * size))
     else:
         block, place, size = 1 + (number - settings.initial) // BLOCK, (number - settings.initial) % BLOCK, BLOCK
         validation = _in_block(block, splits.validation)

@@ -64,6 +64,8 @@ def same(a: object, b: object) -> bool:
     """Equality of records down to the bits of their arrays."""
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     fields = getattr(type(a), "__dataclass_fields__", None)
     if fields:
         return type(a) is type(b) and all(same(getattr(a, name), getattr(b, name)) for name in fields)
