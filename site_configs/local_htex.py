@@ -81,7 +81,11 @@ def _worker_command() -> str:
 
 
 def _interchange_command() -> list[str]:
-    """The interchange with the running interpreter; where the system can, it dies with the driver, and its workers after it."""
-    command = [sys.executable, "-P", "-m", "parsl.executors.high_throughput.interchange"]
+    """The interchange with the running interpreter, deaf to Ctrl-C, which is for the driver: it lets running tasks finish.
+
+    Where the system can, the interchange dies with the driver, and the workers end after it.
+    """
+    python = [sys.executable, "-P", "-m", "parsl.executors.high_throughput.interchange"]
     guard = shutil.which("setpriv")
-    return [guard, "--pdeathsig", "KILL", *command] if guard else command
+    command = [guard, "--pdeathsig", "KILL", *python] if guard else python
+    return ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
