@@ -3,11 +3,14 @@
 import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from pipeline.errors import StoreError
+
+TRIES, PAUSE_S = 10, 0.03
 
 
 class DriverLock:
@@ -29,15 +32,13 @@ class DriverLock:
 
     def __enter__(self) -> Self:
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(self._descriptor):
             holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "an unknown process"
             os.close(self._descriptor)
             raise StoreError(
                 f"{self._path.parent}: another driver runs this campaign ({holder}).",
                 "Stop it first, or watch it instead.",
-            ) from None
+            )
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"host {socket.gethostname()} pid {os.getpid()}\n".encode(), 0)
         os.fsync(self._descriptor)
@@ -48,6 +49,18 @@ class DriverLock:
     ) -> None:
         os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    """Try for a moment: somebody may just be looking with :func:`holder_of`."""
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE_S)
+        else:
+            return True
+    return False
 
 
 def holder_of(path: Path) -> str:
