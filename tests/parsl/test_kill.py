@@ -63,7 +63,7 @@ def kill_again_and_again(directory: Path, site: str, kills: int, longest_s: floa
         else:
             break
     process = start(directory, site, log)
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors.decode()
     return done
 

@@ -49,7 +49,7 @@ def test_ctrl_c_lets_running_tasks_finish_and_the_next_run_goes_on(tmp_path):
     assert process.poll() is None, process.communicate()
     time.sleep(0.3)  # the walk tasks are at work now
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130, out + err
     events = events_of(tmp_path / "c")
     assert sum(isinstance(event, Walked) for event in events) == 2, "a task in flight was thrown away"
@@ -58,7 +58,7 @@ def test_ctrl_c_lets_running_tasks_finish_and_the_next_run_goes_on(tmp_path):
     assert events[-1].reason is EndReason.INTERRUPTED
 
     process = start(tmp_path)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=500)
     assert process.returncode == 0, out + err
     state = Store(tmp_path / "c").state()
     assert state.spent == 32
