@@ -203,7 +203,7 @@ def test_the_first_interrupt_stops_softly_and_the_same_command_goes_on(tmp_path:
         while "labelling" not in driver.stdout.readline():
             assert driver.poll() is None
         driver.send_signal(signal.SIGINT)
-        output, errors = driver.communicate(timeout=60)
+        output, errors = driver.communicate(timeout=300)
     assert driver.returncode == 130
     assert "stopping" in output
     assert "go on with: farwalk run" in errors
