@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import logging
-import signal
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -124,13 +123,7 @@ def _loaded(config: Config) -> Iterator[None]:
     """Parsl with this configuration; all of its processes and threads are gone afterwards."""
     assert sorted(executor.label for executor in config.executors) == sorted(LABELS)
     logging.getLogger("parsl").setLevel(logging.WARNING)
-    # Ctrl-C in a terminal reaches every process of its group: Parsl's interchange would die of it, and a driver that wants
-    # to stop softly would wait for ever. Children inherit an ignored signal. (Worker pools have a group of their own.)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        kernel = parsl.load(config)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    kernel = parsl.load(config)
     try:
         yield
     finally:
