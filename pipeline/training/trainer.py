@@ -42,7 +42,8 @@ class Outcome:
     Attributes:
         finite: False when the loss became NaN or infinite, twice.
         epochs: epochs made.
-        history: one row per validation: epoch, loss (per atom), energy_mae (eV/atom), force_mae (eV/Å), score.
+        history: one row per validation: epoch, loss (per atom), and with validation labels energy_mae (eV/atom),
+            force_mae (eV/Å), score.
     """
 
     finite: bool
@@ -116,12 +117,14 @@ class Trainer:
                 return False
             late = schedule.deadline is not None and time.time() > schedule.deadline
             if epoch % self._settings.validate_every == 0 or epoch == schedule.epochs or late:
-                better = self._validate(epoch, value)
-                stale = 0 if better else stale + self._settings.validate_every
-            self._report({"epoch": epoch, "epochs": schedule.epochs, "loss": value, "best": self._best_score})
+                score = self._validate(epoch, value)
+                if not math.isfinite(score):
+                    return False
+                stale = 0 if score == self._best_score else stale + self._settings.validate_every
+            self._report({"epoch": epoch, "epochs": schedule.epochs, "loss": value, **self._latest()})
             if late or 0 < self._settings.patience <= stale:
                 break
-        return math.isfinite(self._best_score)
+        return True
 
     def _epoch(
         self, optimiser: torch.optim.Adam, generator: np.random.Generator, done: int, steps: int
@@ -144,20 +147,23 @@ class Trainer:
             done += 1
         return total / self._train.n_atoms, done
 
-    def _validate(self, epoch: int, value: float) -> bool:
-        """Score the weights; keep them when they are the best so far (without validation labels: always)."""
-        energy_mae, force_mae, score = (
-            (0.0, 0.0, -float(self._epochs))
-            if self._validation is None
-            else mean_absolute_errors(self._potential, self._validation)
-        )
-        better = score < self._best_score
-        if better:
+    def _validate(self, epoch: int, value: float) -> float:
+        """Score the weights and keep them when they are the best so far; without validation labels the newest are."""
+        row: Row = {"epoch": float(epoch), "loss": value}
+        score = min(self._best_score, 0.0)
+        if self._validation is not None:
+            row["energy_mae"], row["force_mae"], score = mean_absolute_errors(self._potential, self._validation)
+            row["score"] = score
+        if score <= self._best_score:
             self._best_score, self._best = score, _copy(self._potential.state_dict())
-        self._history.append(
-            {"epoch": float(epoch), "loss": value, "energy_mae": energy_mae, "force_mae": force_mae, "score": score}
-        )
-        return better
+        if math.isfinite(score):
+            self._history.append(row)
+        return score
+
+    def _latest(self) -> Row:
+        """The newest validation errors, for the report."""
+        row = self._history[-1] if self._history else {}
+        return {name: row[name] for name in ("energy_mae", "force_mae") if name in row}
 
 
 def mean_absolute_errors(potential: GMNN, labels: LabelSet) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -196,6 +197,23 @@ def test_a_training_that_explodes_restarts_at_half_the_rates_and_then_gives_up()
     outcome = trainer.run(Schedule(epochs=5, rate=1.0))
     assert outcome == Outcome(finite=False, epochs=2, history=())
     assert all(bool(torch.isfinite(p).all()) for p in potential.parameters())
+
+
+def test_without_validation_labels_the_last_weights_are_kept():
+    potential, outcome, _ = trained(copper(4), None, epochs=4)
+    kept = {name: tensor.clone() for name, tensor in potential.state_dict().items()}
+    longer, _, _ = trained(copper(4), None, epochs=4)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in longer.state_dict().items())
+    assert not torch.allclose(kept["layers.0.weight"], potential_for(copper(4)).layers[0].weight)
+    assert [set(row) for row in outcome.history] == [{"epoch", "loss"}] * 2
+
+
+def test_a_deadline_ends_a_training_after_the_epoch_in_progress():
+    labels = copper(4)
+    potential = potential_for(labels)
+    trainer = Trainer(potential, LabelSet(labels, potential), None, settings=QUICK, seed=1, report=lambda row: None)
+    outcome = trainer.run(Schedule(epochs=1000, rate=1.0, deadline=time.time()))
+    assert (outcome.finite, outcome.epochs) == (True, 1)
 
 
 def test_learning_rates_reach_their_parameters():
