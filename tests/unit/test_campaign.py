@@ -39,6 +39,12 @@ def dataset(campaign: Campaign):
     return rows, [(m.version, m.file.sha256) for m in state.models]
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The data set of a campaign that nothing happened to."""
+    return dataset(run(tmp_path_factory.mktemp("plain") / "c")[0])
+
+
 def test_a_campaign_spends_its_budget_and_says_so(tmp_path):
     campaign, outcome = run(tmp_path / "c")
     state = campaign.store.state()
@@ -59,12 +65,11 @@ def test_first_labels_hold_all_systems_and_all_splits(tmp_path):
 
 
 @pytest.mark.parametrize("order", range(2))
-@pytest.mark.parametrize("capacity", [1, 3, 100])
-def test_the_data_set_does_not_depend_on_the_order_of_arrival(tmp_path, order, capacity):
-    plain, _ = run(tmp_path / "plain")
+@pytest.mark.parametrize("capacity", [1, 3])
+def test_the_data_set_does_not_depend_on_the_order_of_arrival(tmp_path, plain, order, capacity):
     steps = MadeUpSteps(order=order, capacity=capacity)
     mixed, _ = run(tmp_path / "mixed", steps=steps, stop_requested=steps.poll)
-    assert dataset(mixed) == dataset(plain)
+    assert dataset(mixed) == plain
 
 
 def test_resuming_after_any_event_gives_the_same_campaign_and_repeats_nothing(tmp_path):
@@ -73,7 +78,7 @@ def test_resuming_after_any_event_gives_the_same_campaign_and_repeats_nothing(tm
     lines = whole.store.log_path.read_bytes().splitlines(keepends=True)
     expected = dataset(whole)
     labelled = [event for event in whole.store.events() if isinstance(event, Labelled)]
-    for kept in range(1, len(lines), 6):
+    for kept in range(1, len(lines), 17):
         copy = tmp_path / f"cut{kept}"
         shutil.copytree(tmp_path / "whole", copy)
         (copy / "events.jsonl").write_bytes(b"".join(lines[:kept]))
@@ -186,7 +191,7 @@ def test_a_lost_worker_costs_one_label_and_not_the_campaign(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [WalkTask, TrainTask, LabelTask])
-def test_a_bug_in_a_task_stops_the_campaign_and_the_next_run_goes_on(tmp_path, kind):
+def test_a_bug_in_a_task_stops_the_campaign_and_the_next_run_goes_on(tmp_path, plain, kind):
     def broken(task):
         if isinstance(task, kind) and (task.version if kind is TrainTask else task.round) == 2:
             raise RuntimeError("a bug")
@@ -196,7 +201,7 @@ def test_a_bug_in_a_task_stops_the_campaign_and_the_next_run_goes_on(tmp_path, k
         run(tmp_path / "c", steps=MadeUpSteps(broken))
     campaign, outcome = run(tmp_path / "c")
     assert outcome.reason is EndReason.BUDGET
-    assert dataset(campaign) == dataset(run(tmp_path / "plain")[0])
+    assert dataset(campaign) == plain
 
 
 def test_a_failed_training_is_told_with_its_reason(tmp_path):
@@ -242,10 +247,10 @@ def test_rounds_can_be_limited(tmp_path):
     assert campaign.store.state().models[-1].round == 2
 
 
-def test_raising_the_budget_goes_on_and_equals_one_long_campaign(tmp_path):
+def test_raising_the_budget_goes_on_and_equals_one_long_campaign(tmp_path, plain):
     run(tmp_path / "c", settings(labels__budget=22))
     campaign, _ = run(tmp_path / "c")
-    assert dataset(campaign) == dataset(run(tmp_path / "plain")[0])
+    assert dataset(campaign) == plain
 
 
 def test_running_a_finished_campaign_again_changes_nothing(tmp_path):
@@ -265,14 +270,14 @@ def test_other_science_is_refused_and_a_new_budget_or_site_is_not(tmp_path):
         Campaign.create_or_open(settings(), {"a": systems()["a"]}, tmp_path / "c")
 
 
-def test_a_soft_stop_records_what_is_in_flight_and_hands_out_nothing_new(tmp_path):
+def test_a_soft_stop_records_what_is_in_flight_and_hands_out_nothing_new(tmp_path, plain):
     steps = MadeUpSteps()
     asked = iter([False, False, True])
     campaign, outcome = run(tmp_path / "c", steps=steps, stop_requested=lambda: next(asked, True))
     assert outcome.reason is EndReason.INTERRUPTED
     again, end = run(tmp_path / "c")
     assert end.reason is EndReason.BUDGET
-    assert dataset(again) == dataset(run(tmp_path / "plain")[0])
+    assert dataset(again) == plain
     assert isinstance(campaign.store.events()[-1], Stopped)
 
 
@@ -308,8 +313,8 @@ def test_every_event_is_on_disk_before_it_is_told(tmp_path):
     assert LabelFailed not in {type(event) for event in told}
 
 
-def test_the_directory_can_be_moved(tmp_path):
+def test_the_directory_can_be_moved(tmp_path, plain):
     run(tmp_path / "c", settings(labels__budget=22))
     (tmp_path / "c").rename(tmp_path / "elsewhere")
     campaign, _ = run(tmp_path / "elsewhere")
-    assert dataset(campaign)[0] == dataset(run(tmp_path / "plain")[0])[0]
+    assert dataset(campaign)[0] == plain[0]
