@@ -69,7 +69,7 @@ def plane_figure(store: Store, path: Path, *, system: str | None = None, start: 
         )
     _frame_plane(axes, planes[name])
     axes.set_title(f"{name}: {len(points)} walker frames", fontsize=11)
-    axes.legend(loc="upper right", framealpha=0.9)
+    figure.legend(loc="outside lower center", ncols=2)
     if last > 1:
         ticks = sorted({round(tick) for tick in np.linspace(1, last, min(last, 8))})
         figure.colorbar(dots, ax=axes, label="round", ticks=ticks)
