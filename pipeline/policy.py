@@ -15,6 +15,8 @@ from pipeline.state import CampaignState
 
 MAX_BARREN = 3
 """Rounds in a row without a new label after which a campaign ends."""
+SMALLEST_ROUND = 8
+"""Labels a round may ask for however few there are: a round costs a walk and a training."""
 MAX_STARTS = 64
 """Labelled structures handed to a batch of walkers to start from."""
 
@@ -88,8 +90,12 @@ def labels_asked(state: CampaignState, settings: CampaignSettings) -> int:
 
 
 def picks_allowed(state: CampaignState, settings: CampaignSettings) -> int:
-    """How many frames the present round may select."""
-    return min(settings.selection.batch, settings.labels.budget - state.spent)
+    """How many frames the present round may select.
+
+    Few while there are few labels: what a poor model proposes is alike and near its start, and the next model knows it.
+    """
+    grown = max(SMALLEST_ROUND, math.ceil(settings.selection.growth * len(state.labels)))
+    return min(settings.selection.batch, grown, settings.labels.budget - state.spent)
 
 
 def batches(settings: CampaignSettings) -> int:
@@ -97,9 +103,9 @@ def batches(settings: CampaignSettings) -> int:
     return settings.walkers.count // settings.walkers.batch
 
 
-def enough_per_batch(settings: CampaignSettings) -> int:
+def enough_per_batch(state: CampaignState, settings: CampaignSettings) -> int:
     """Stopped walkers after which one batch may end its segment early."""
-    wanted = settings.walkers.enough or 4 * settings.selection.batch
+    wanted = settings.walkers.enough or 4 * max(1, picks_allowed(state, settings))
     return math.ceil(wanted / batches(settings))
 
 

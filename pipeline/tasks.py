@@ -99,7 +99,7 @@ class TaskMaker:
             starts=self._start_frames(state),
             resume=self._walkers(request.item, state),
             steps=settings.walkers.segment_steps,
-            enough=enough_per_batch(settings),
+            enough=enough_per_batch(state, settings),
             seed=seed_for(settings.seed, Stream.WALK, request.round, request.item),
             threads=settings.site.walk_threads,
         )

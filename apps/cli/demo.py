@@ -20,18 +20,6 @@ from pipeline.monitor.tables import RoundRow, fresh_coverage, round_rows
 from pipeline.store import Store
 
 TEMPLATE = "alanine-dipeptide"
-OVERRIDES = (
-    "labels.budget=128",
-    "selection.batch=8",
-    "training.epochs=200",
-    "training.warm_epochs=50",
-    "walkers.batch=8",
-    "site.walk_slots=2",
-)
-"""Many small rounds, for two cores: with 8 labels a round 120 labels gave a force error of 0.11 eV/Å, with 32 a round 144 gave
-0.26 eV/Å, because the first walkers stop after a few steps and then many labels are much alike. Two batches of walkers side
-by side use both cores; two threads in one small training waste them (80 s of CPU time instead of 16 s on a busy machine)."""
-
 HELD_OUT = Sampling(temperature_K=600.0, frames=100, runs=5, spacing_ps=0.5)
 """What the potential is judged by: the force field's own dynamics, hotter than the walkers."""
 
@@ -45,7 +33,7 @@ def demo(
     file = directory / "campaign.yaml"
     if not file.is_file():
         copy_template(TEMPLATE, directory)
-    overrides = (*OVERRIDES, f"seed={seed}")
+    overrides = (f"seed={seed}",)
     intake = open_campaign(file, overrides)
     place = campaign_directory(intake, None)
     outcome = run_campaign(intake, place, quiet=quiet)

@@ -14,6 +14,12 @@ class SelectionSettings(Settings):
         "maxdet", description="batch selection method"
     )
     batch: PositiveInt = Field(32, le=100_000, description="labels asked for per round")
+    growth: float = Field(
+        0.25,
+        gt=0,
+        le=10,
+        description="a round asks for at most this share of the labels so far (but for 8 or selection.batch, if fewer)",
+    )
     max_candidates: PositiveInt = Field(20_000, description="candidates scored per round; more are thinned evenly")
     duplicate_A: float = Field(
         0.02, ge=0, description="root-mean-square distance of sorted interatomic distances that counts as the same, Å"

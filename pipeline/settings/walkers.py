@@ -79,7 +79,7 @@ class WalkerSettings(Settings):
     enough: NonNegativeInt = Field(
         0,
         description="end a round early once this many walkers have stopped on something new; "
-        "0: four times selection.batch",
+        "0: four times the labels of the round",
     )
     bias: BiasSettings = Field(default_factory=BiasSettings, description="the uncertainty bias")
     stop: StopSettings = Field(default_factory=StopSettings, description="stop checks")

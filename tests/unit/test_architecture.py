@@ -66,7 +66,9 @@ def test_modules_import_only_from_above_themselves_in_the_map():
     assert pipeline.__doc__ is not None
     table = pipeline.__doc__.split("=====\n")[1]
     order = [name for row in table.splitlines() for name in re.findall(r"``(\w+)``", row[:40])]
-    found = {p.stem if p.is_file() else p.name for p in (ROOT / "pipeline").iterdir() if p.suffix == ".py" or p.is_dir()}
+    found = {
+        p.stem if p.is_file() else p.name for p in (ROOT / "pipeline").iterdir() if p.suffix == ".py" or p.is_dir()
+    }
     found -= {"__init__", "__pycache__"}
     assert set(order) == found, "the map in pipeline/__init__.py and the files differ"
     for path in (ROOT / "pipeline").rglob("*.py"):

@@ -1,17 +1,18 @@
 """Decisions, without files or processes."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
-from fabricated import frame, settings, systems
+from fabricated import TIMING, frame, settings, systems
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from pipeline.events import Created, Work
+from pipeline.events import Created, Labelled, Work
 from pipeline.initial import initial_frame, starts_in_turn
-from pipeline.policy import Request, decide, enough_per_batch, temperatures_of
-from pipeline.records import Split
+from pipeline.policy import Request, decide, enough_per_batch, picks_allowed, temperatures_of
+from pipeline.records import FileRef, Split
 from pipeline.splits import split_of
 from pipeline.state import begin
 
@@ -19,6 +20,21 @@ from pipeline.state import begin
 def fresh_state(chosen):
     return begin(
         Created(time=0.0, schema=1, settings=chosen.model_dump(mode="json"), digest="", structures="", versions={})
+    )
+
+
+def labelled(number):
+    return Labelled(
+        time=0.0,
+        round=0,
+        item=number,
+        number=number,
+        identity=str(number),
+        system="a",
+        split=Split.TRAIN,
+        file=FileRef(path="", sha256=""),
+        row=number,
+        timing=TIMING,
     )
 
 
@@ -50,8 +66,19 @@ def test_slots_take_the_temperatures_in_turn_over_all_batches():
 
 
 def test_batches_share_what_is_enough():
-    assert enough_per_batch(settings()) == 6  # 4 x 4 picks over 3 batches, rounded up
-    assert enough_per_batch(settings(walkers__enough=3)) == 1
+    chosen = settings()
+    assert enough_per_batch(fresh_state(chosen), chosen) == 6  # 4 x 4 picks over 3 batches, rounded up
+    few = settings(walkers__enough=3)
+    assert enough_per_batch(fresh_state(few), few) == 1
+
+
+def test_rounds_grow_with_the_labels_up_to_the_batch():
+    chosen = settings(selection__batch=20, selection__growth=0.25, labels__budget=500)
+    sizes = []
+    for count in (4, 40, 60, 200, 490):
+        state = replace(fresh_state(chosen), labels=tuple(labelled(number) for number in range(count)))
+        sizes.append(picks_allowed(state, chosen))
+    assert sizes == [8, 10, 15, 20, 10]
 
 
 @effort(max_examples=25, deadline=None)
