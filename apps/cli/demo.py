@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from apps.cli.console import OUT, duration
+from apps.cli.console import OUT
 from apps.cli.init import copy_template
 from apps.cli.places import campaign_directory
 from apps.cli.run import run_campaign, tell_outcome
@@ -54,16 +54,23 @@ def demo(
 
 
 def rounds_table(rows: Sequence[RoundRow]) -> Table:
-    """One row per model: what it cost, where the walkers had been, how wrong it is on the held-out set."""
+    """One row per model: what it cost, where the walkers had been, how wrong it is on the held-out set.
+
+    "in bounds" is how many of the energy and of the force errors of the model before were within their calibrated 95% bounds on
+    this round's labels, which it had not seen.
+    """
     times = ("walk", "label", "select", "train")
-    table = Table("round", "labels", "walker steps", "coverage φψ", "energy RMSE", "force RMSE", *times)
+    head = ("round", "labels", "walker steps", "φψ covered", "E RMSE meV/atom", "F RMSE eV/Å", "in bounds E, F %")
+    table = Table(*head, *(f"{work} s" for work in times))
     for row in rows:
-        errors = ("", "")
+        errors, bounds = ("", ""), ""
         if row.held_out is not None:
-            errors = (f"{1000 * row.held_out.energy_rmse:.1f} meV/atom", f"{row.held_out.force_rmse:.3f} eV/Å")
+            errors = (f"{1000 * row.held_out.energy_rmse:.1f}", f"{row.held_out.force_rmse:.3f}")
+        if row.fresh is not None and row.fresh.coverage_total is not None and row.fresh.coverage_atomic is not None:
+            bounds = f"{100 * row.fresh.coverage_total:.0f}, {100 * row.fresh.coverage_atomic:.0f}"
         covered = f"{next(iter(row.explored.values()), 0.0):.2f}"
-        spent = [duration(row.seconds[work]) for work in times]
-        table.add_row(str(row.round), str(row.labels), str(row.walker_steps), covered, *errors, *spent)
+        spent = [f"{row.seconds[work]:.1f}" for work in times]
+        table.add_row(str(row.round), str(row.labels), str(row.walker_steps), covered, *errors, bounds, *spent)
     return table
 
 
