@@ -16,12 +16,18 @@ from pipeline.export import ExportFormat
 from pipeline.export import export as export_file
 from pipeline.intake import open_campaign
 from pipeline.monitor.figures import plane_figure
-from pipeline.monitor.tables import RoundRow, fresh_coverage, round_rows
+from pipeline.monitor.tables import WORK, RoundRow, fresh_coverage, round_rows
 from pipeline.store import Store
 
 TEMPLATE = "alanine-dipeptide"
 HELD_OUT = Sampling(temperature_K=600.0, frames=100, runs=5, spacing_ps=0.5)
 """What the potential is judged by: the force field's own dynamics, hotter than the walkers."""
+
+
+LEGEND = (
+    "steps: of all walkers; φψ: share of the plane covered by walkers; RMSE on the 600 K frames: energy meV/atom, force eV/Å; "
+    "in bounds: energy, force errors on new labels within their 95% bounds, %; walk, label, select, train: seconds of the tasks"
+)
 
 
 def demo(
@@ -54,14 +60,15 @@ def demo(
 
 
 def rounds_table(rows: Sequence[RoundRow]) -> Table:
-    """One row per model: what it cost, where the walkers had been, how wrong it is on the held-out set.
+    """One row per model: what it cost, where the walkers had been, how wrong it is on the held-out set; fits 80 columns.
 
     "in bounds" is how many of the energy and of the force errors of the model before were within their calibrated 95% bounds on
     this round's labels, which it had not seen.
     """
-    times = ("walk", "label", "select", "train")
-    head = ("round", "labels", "walker steps", "φψ covered", "E RMSE meV/atom", "F RMSE eV/Å", "in bounds E, F %")
-    table = Table(*head, *(f"{work} s" for work in times))
+    table = Table(box=None, padding=(0, 1, 0, 0), caption=LEGEND, caption_justify="left")
+    heads = ("round", "labels", "steps", "φψ", "E RMSE", "F RMSE", "in bounds", *(work for work in WORK))
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         errors, bounds = ("", ""), ""
         if row.held_out is not None:
@@ -69,7 +76,7 @@ def rounds_table(rows: Sequence[RoundRow]) -> Table:
         if row.fresh is not None and row.fresh.coverage_total is not None and row.fresh.coverage_atomic is not None:
             bounds = f"{100 * row.fresh.coverage_total:.0f}, {100 * row.fresh.coverage_atomic:.0f}"
         covered = f"{next(iter(row.explored.values()), 0.0):.2f}"
-        spent = [f"{row.seconds[work]:.1f}" for work in times]
+        spent = [f"{row.seconds[work]:.1f}" for work in WORK]
         table.add_row(str(row.round), str(row.labels), str(row.walker_steps), covered, *errors, bounds, *spent)
     return table
 
