@@ -15,13 +15,16 @@ def split_of(number: int, *, campaign_seed: int, settings: LabelSettings) -> Spl
 
     A pure function of its arguments, so it does not depend on the order in which labels arrive, nor on a resume. Within the
     initial labels, and within each block of 10 after them, the shares hold as exactly as whole numbers allow, at seeded
-    places; the initial labels hold at least one of each.
+    places; the initial labels hold at least one of each. The first label of all, a start structure as it was given, is trained
+    on: in a perfect crystal its forces vanish, and a validation set of nothing else would judge nothing.
     """
     splits = settings.splits
     if number < settings.initial:
-        block, place, size = 0, number, settings.initial
-        validation = max(1, math.floor(splits.validation * size))
-        calibration = max(1, math.floor(splits.calibration * size))
+        if number == 0:
+            return Split.TRAIN
+        block, place, size = 0, number - 1, settings.initial - 1
+        validation = max(1, math.floor(splits.validation * settings.initial))
+        calibration = max(1, math.floor(splits.calibration * settings.initial))
     else:
         block, place, size = 1 + (number - settings.initial) // BLOCK, (number - settings.initial) % BLOCK, BLOCK
         validation = _in_block(block, splits.validation)

@@ -96,6 +96,7 @@ def test_initial_labels_hold_every_split_and_later_ones_follow_the_shares(seed, 
     ).labels
     splits = [split_of(n, campaign_seed=seed, settings=chosen) for n in range(initial + 200)]
     first, later = Counter(splits[:initial]), Counter(splits[initial:])
+    assert splits[0] is Split.TRAIN  # a start structure as it is: its forces may all vanish
     assert all(first[split] >= 1 for split in Split)
     assert later[Split.VALIDATION] == pytest.approx(200 * validation, abs=1.0)
     assert later[Split.CALIBRATION] == pytest.approx(200 * calibration, abs=1.0)
