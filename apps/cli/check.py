@@ -2,13 +2,12 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from ase.data import chemical_symbols
 from rich.table import Table
 
 from apps.cli.console import OUT, duration, size
+from apps.cli.options import CampaignDirectory, CampaignFile, Overrides
 from apps.cli.places import campaign_directory, check_writable
 from apps.steps import open_steps
 from pipeline.errors import SiteError
@@ -20,13 +19,9 @@ BYTES_PER_ATOM = 3 * 8 * 3
 
 
 def check(
-    campaign: Annotated[Path, typer.Argument(help="the campaign file")],
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="campaign directory [default: <name>.campaign beside the file]")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting, e.g. walkers.bias.tau=0")
-    ] = None,
+    campaign: CampaignFile,
+    directory: CampaignDirectory = None,
+    overrides: Overrides = None,
 ) -> None:
     """Check settings, structures, machine and disk; label, train and walk in small; estimate the whole."""
     intake = open_campaign(campaign, overrides or ())

@@ -10,6 +10,7 @@ import typer
 from apps.cli.boundary import EXIT_STOPPED, logging_to
 from apps.cli.console import OUT
 from apps.cli.interrupt import SoftStop
+from apps.cli.options import CampaignDirectory, CampaignFile, Overrides
 from apps.cli.places import LOG, campaign_directory, check_writable
 from apps.cli.progress import Display
 from apps.steps import open_steps
@@ -23,13 +24,9 @@ SOFT = "stopping: finishing what is in flight; Ctrl-C again stops at once"
 
 
 def run(
-    campaign: Annotated[Path, typer.Argument(help="the campaign file")],
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="campaign directory [default: <name>.campaign beside the file]")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting, e.g. walkers.bias.tau=0")
-    ] = None,
+    campaign: CampaignFile,
+    directory: CampaignDirectory = None,
+    overrides: Overrides = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress, only the outcome")] = False,
 ) -> None:
     """Run a campaign; run it again to go on where it stopped."""

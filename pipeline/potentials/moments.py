@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 PAIRS = list(combinations_with_replacement(range(3), 2))
 TRIPLES = list(combinations_with_replacement(range(3), 3))
-COMPONENTS = 1 + 3 + 6 + 10
 
 
 def unit_moments(edges: Tensor) -> tuple[Tensor, Tensor]:
