@@ -21,8 +21,8 @@ from pipeline.inline import InlineSteps
 from pipeline.label import run_label
 from pipeline.records import LabelTask, Result, SelectTask, Task, TrainTask, WalkTask
 from pipeline.select import run_select
-from pipeline.settings.site import InlineSite, LocalHTEXSite, LocalThreadsSite, ResourceSettings, Site
-from pipeline.steps import Steps
+from pipeline.settings.site import InlineSite, LocalHTEXSite, LocalThreadsSite, ResourceSettings, Site, SlurmSite
+from pipeline.steps import Notice, Steps
 from pipeline.train import run_train
 from pipeline.walk import run_walk
 from site_configs import LABELS, local_htex, local_threads
@@ -55,6 +55,10 @@ class ParslSteps:
     def capacity(self, work: Work) -> int:
         """Enough to keep all workers busy."""
         return self._capacity[work]
+
+    def notices(self) -> tuple[Notice, ...]:
+        """What was noticed since the last call."""
+        return ()
 
     def submit(self, task: Task) -> Future[Result]:
         """Hand a task to the executor of its kind."""
@@ -93,7 +97,7 @@ def _pass_on(done: Future[Result], future: Future[Result]) -> None:
 
 
 @contextmanager
-def open_steps(site: Site, run_dir: Path) -> Iterator[Steps]:
+def open_steps(site: Site, run_dir: Path, *, prefix: str = "farwalk") -> Iterator[Steps]:
     """Everything that is needed to carry tasks out, running while the block does.
 
     Call it in the main thread: worker processes are told to end with the thread that started them.
@@ -101,6 +105,7 @@ def open_steps(site: Site, run_dir: Path) -> Iterator[Steps]:
     Args:
         site: the ``site`` section.
         run_dir: where the engine may write its logs.
+        prefix: what the names of batch jobs begin with.
 
     Raises:
         SiteError: workers do not start, or are of another farwalk.
@@ -116,6 +121,8 @@ def open_steps(site: Site, run_dir: Path) -> Iterator[Steps]:
             with _loaded(local_htex.make_config(run_dir, site, retry_handler)):
                 _probe(site)
                 yield ParslSteps(site)
+        case SlurmSite():
+            raise SiteError(f"SLURM sites cannot be run yet ({prefix}).", "Use local_htex.")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ The map, bottom-up: a module imports only from modules above itself.
 ``settings``           the campaign file as frozen pydantic models
 ``frames``             one structure
 ``records``            everything that crosses a process border
+``node``               the machine a task happens to run on
 ``durable``            files that are there as a whole or not at all
 ``columns``            HDF5 groups of frames and ragged arrays
 ``shards``             immutable files of labels, candidates and walkers

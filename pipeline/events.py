@@ -205,6 +205,16 @@ class TaskFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Noticed:
+    """Something happened to the machine: a worker or job was lost, a submission refused. ``remedy``: what a person must do."""
+
+    kind: Literal["noticed"] = "noticed"
+    time: float
+    text: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
     """The driver ended with nothing in flight."""
 
@@ -225,6 +235,7 @@ Event = (
     | Gathered
     | Trained
     | TaskFailed
+    | Noticed
     | Stopped
 )
 

@@ -6,13 +6,15 @@ from typing import Self
 
 from pipeline.events import Work
 from pipeline.label import run_label
+from pipeline.node import ANYWHERE, Node
 from pipeline.records import LabelTask, Result, SelectTask, Task, TrainTask, WalkTask
 from pipeline.select import run_select
+from pipeline.steps import Notice
 from pipeline.train import run_train
 from pipeline.walk import run_walk
 
 
-def run_task(task: Task) -> Result:
+def run_task(task: Task, node: Node = ANYWHERE) -> Result:
     """Carry out any task in this process."""
     match task:
         case WalkTask():
@@ -46,3 +48,7 @@ class InlineSteps:
     def capacity(self, work: Work) -> int:
         """One is carried out while the next one waits."""
         return 2
+
+    def notices(self) -> tuple[Notice, ...]:
+        """Nothing ever happens to this process that it could tell."""
+        return ()

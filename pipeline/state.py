@@ -11,6 +11,7 @@ from pipeline.events import (
     Gathered,
     LabelFailed,
     Labelled,
+    Noticed,
     Resumed,
     Selected,
     Stopped,
@@ -142,7 +143,7 @@ def _changed(state: CampaignState, event: Event) -> CampaignState:
             return replace(state, stopped=event)
         case Created():
             raise StoreError("the event log holds a second 'created'.", "Restore events.jsonl from a copy.")
-        case Submitted():
+        case Submitted() | Noticed():
             return state
 
 

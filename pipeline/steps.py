@@ -1,10 +1,19 @@
 """Who carries tasks out: the border between the loop and an engine."""
 
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.events import Work
 from pipeline.records import Result, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something about the machine that a person should read: one line, and what to do where a person must act."""
+
+    text: str
+    remedy: str = ""
 
 
 class Steps(Protocol):
@@ -20,4 +29,8 @@ class Steps(Protocol):
 
     def capacity(self, work: Work) -> int:
         """How many tasks of a kind to hand out at a time: enough to keep all workers busy, few enough to stop soon."""
+        ...
+
+    def notices(self) -> tuple[Notice, ...]:
+        """What was noticed since the last call: lost workers, jobs that ended, submissions that were refused."""
         ...

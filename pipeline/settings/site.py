@@ -2,12 +2,30 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
+from pipeline.settings.allocation import Allocation, DriverJob
 from pipeline.settings.model import Settings
 
+WORK = ("walk", "label", "select", "train")
+"""Kinds of tasks, each of which a site must have an executor for."""
 
-class ResourceSettings(Settings):
+
+class SiteSettings(Settings):
+    """What every site says."""
+
+    walk_task_s: PositiveFloat = Field(
+        600.0,
+        description="seconds after which a walk task hands its walkers on to the next one; what a lost worker costs at most",
+    )
+
+    @property
+    def routes(self) -> dict[str, str]:
+        """Kind of task -> label of the executor that carries it out."""
+        return {work: work for work in WORK}
+
+
+class ResourceSettings(SiteSettings):
     """Slots and threads per kind of work, shared by the local sites."""
 
     walk_slots: PositiveInt = Field(1, description="walk tasks at a time")
@@ -36,4 +54,63 @@ class LocalHTEXSite(ResourceSettings):
     gpus: int = Field(0, ge=0, description="GPUs of this machine; each walk and train worker gets one")
 
 
-Site = Annotated[InlineSite | LocalThreadsSite | LocalHTEXSite, Field(discriminator="kind")]
+class SlurmSite(SiteSettings):
+    """A SLURM cluster: walkers (and training) in one kind of job, labels in another."""
+
+    kind: Literal["slurm"] = Field("slurm", description="Parsl worker processes in SLURM jobs")
+    account: str | None = Field(None, description="account that pays for all jobs")
+    worker_init: str = Field("", description="shell lines before workers start: module load, source activate, export")
+    python: str | None = Field(None, description="Python on the workers [default: the driver's]")
+    scratch: str = Field(
+        "/tmp",  # the node's own; sites with better ones say so
+        description="node-local directory for temporary files; variables such as $TMPDIR are expanded on the node",
+    )
+    interface: str | None = Field(
+        None,
+        description="network interface of the driver's node that workers reach, e.g. hsn0 [default: all are tried]",
+    )
+    walk: Allocation = Field(description="jobs of the walkers (GPU partition)")
+    label: Allocation = Field(description="jobs of the reference calculations (CPU partition)")
+    train: Allocation | None = Field(None, description="jobs of the trainer [default: it shares those of walk]")
+    select: Allocation | None = Field(None, description="jobs of the selector [default: it shares those of train]")
+    driver: DriverJob = Field(default_factory=DriverJob, description="the driver's own job, see `farwalk submit`")
+
+    @property
+    def routes(self) -> dict[str, str]:
+        """Kind of task -> label of the executor that carries it out."""
+        train = "train" if self.train else "walk"
+        return {"walk": "walk", "label": "label", "train": train, "select": "select" if self.select else train}
+
+    @property
+    def allocations(self) -> dict[str, Allocation]:
+        """Executor label -> its jobs."""
+        named = {"walk": self.walk, "label": self.label, "select": self.select, "train": self.train}
+        return {label: allocation for label, allocation in named.items() if allocation is not None}
+
+    @property
+    def walk_slots(self) -> int:
+        """Walk tasks at a time."""
+        return self.walk.slots
+
+    @property
+    def label_slots(self) -> int:
+        """Label tasks at a time."""
+        return self.label.slots
+
+    @property
+    def walk_threads(self) -> int:
+        """CPU threads per walk task."""
+        return self.walk.cores_per_worker
+
+    @property
+    def label_threads(self) -> int:
+        """CPU threads per label task."""
+        return self.label.cores_per_worker
+
+    @property
+    def train_threads(self) -> int:
+        """CPU threads of training and selection."""
+        return (self.train or self.walk).cores_per_worker
+
+
+Site = Annotated[InlineSite | LocalThreadsSite | LocalHTEXSite | SlurmSite, Field(discriminator="kind")]

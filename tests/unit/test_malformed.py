@@ -152,7 +152,7 @@ FILES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "labels left out": (without("labels"), ("labels: missing",)),
     "a name with a slash": (lambda data, _: data.update(name="a/b"), ("name", "'a/b'")),
     "two systems of one name": (lambda d, _: d["systems"].append(d["systems"][0]), ("two systems share a name",)),
-    "an unknown site": (lambda d, _: d.update(site={"kind": "slurm"}), ("site", "'slurm'", "inline, local_threads")),
+    "an unknown site": (lambda d, _: d.update(site={"kind": "lsf"}), ("site", "'lsf'", "inline, local_threads")),
     "a committee of one": (section("uncertainty", kind="committee"), ("potential.members is 1", "2 or more")),
     "a missing structure file": (
         system(structures=["none.xyz"]),
