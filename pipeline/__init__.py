@@ -27,17 +27,18 @@ The map, bottom-up: a module imports only from modules above itself.
 ``label``              the label task
 ``select``             the select task
 ``train``              the train task
-``trial``              a campaign in small: what `farwalk check` runs
 ``analysis``           coverage, errors, collective variables, held-out sets
 ``events``             facts, one dataclass each
 ``event_log``          the append-only log of events
 ``state``              what is known: the fold of the events
 ``policy``             what to do next: pure functions of what is known
+``estimate``           what a campaign will take
 ``splits``             what a label is used for
 ``lock``, ``store``    one driver; where its files are
 ``tasks``              from a request to a task
 ``recording``          from results to files and events
 ``steps``, ``inline``  who carries tasks out
+``trial``              a campaign in small: what `farwalk check` runs
 ``campaign``           the loop
 ``export``             labels or the model as one file
 ``monitor``            tables and figures from a campaign directory

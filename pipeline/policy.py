@@ -94,8 +94,13 @@ def picks_allowed(state: CampaignState, settings: CampaignSettings) -> int:
 
     Few while there are few labels: what a poor model proposes is alike and near its start, and the next model knows it.
     """
-    grown = max(SMALLEST_ROUND, math.ceil(settings.selection.growth * len(state.labels)))
-    return min(settings.selection.batch, grown, settings.labels.budget - state.spent)
+    return picks_at(len(state.labels), state.spent, settings)
+
+
+def picks_at(labels: int, spent: int, settings: CampaignSettings) -> int:
+    """How many frames a round may select that begins with so many labels and so many spent."""
+    grown = max(SMALLEST_ROUND, math.ceil(settings.selection.growth * labels))
+    return min(settings.selection.batch, grown, settings.labels.budget - spent)
 
 
 def batches(settings: CampaignSettings) -> int:
