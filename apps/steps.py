@@ -13,41 +13,42 @@ from parsl.app.app import python_app
 from parsl.config import Config
 from parsl.errors import ParslError
 
-from apps.probe import whereabouts
-from apps.retries import LOST, retry_handler
-from pipeline.errors import LostWorkerError, SiteError
+from apps.notices import Notices
+from apps.probe import mismatch, whereabouts
+from apps.retries import LOST, RetryHandler, lost_for_good
+from apps.slurm.names import job_name
+from apps.worker import DRIVER_VARIABLE, carry_out, driver_code
+from pipeline.errors import SiteError
 from pipeline.events import Work
 from pipeline.inline import InlineSteps
-from pipeline.label import run_label
 from pipeline.records import LabelTask, Result, SelectTask, Task, TrainTask, WalkTask
-from pipeline.select import run_select
-from pipeline.settings.site import InlineSite, LocalHTEXSite, LocalThreadsSite, ResourceSettings, Site, SlurmSite
+from pipeline.settings.site import InlineSite, LocalHTEXSite, LocalThreadsSite, Site, SlurmSite
 from pipeline.steps import Notice, Steps
-from pipeline.train import run_train
-from pipeline.walk import run_walk
-from site_configs import LABELS, local_htex, local_threads
-
-# other names than the functions': decorated in place they would travel by value instead of by name
-walk_app = python_app(run_walk, executors=["walk"])
-label_app = python_app(run_label, executors=["label"])
-select_app = python_app(run_select, executors=["select"])
-train_app = python_app(run_train, executors=["train"])
+from site_configs import LABELS, local_htex, local_threads, slurm
 
 PROBE_S = 180.0
-"""How long workers may take to start, seconds."""
+"""How long workers of this machine may take to start, seconds."""
+MOST_WAITING = 64
+"""Labels that wait for a worker, at most: enough for the next ones to be at hand, few enough to stop soon."""
 
 
 class ParslSteps:
     """Carries tasks out on the loaded Parsl configuration.
 
     Args:
-        resources: slots per kind of task.
+        site: slots per kind of task, and the executor of each.
+        notices: what happens to the machine.
     """
 
-    def __init__(self, resources: ResourceSettings) -> None:
+    def __init__(self, site: LocalThreadsSite | LocalHTEXSite | SlurmSite, notices: Notices) -> None:
+        self._notices = notices
+        self._routes = {Work(work): label for work, label in site.routes.items()}
+        # by reference under its own name: a function that is decorated in place would travel by value
+        self._apps = {work: python_app(carry_out, executors=[label]) for work, label in self._routes.items()}
         self._capacity = {
-            Work.WALK: resources.walk_slots,
-            Work.LABEL: 2 * resources.label_slots,  # labels can be short: the next one waits at the worker
+            Work.WALK: site.walk_slots,
+            # labels can be short: the next ones wait at the engine
+            Work.LABEL: site.label_slots + min(site.label_slots, MOST_WAITING),
             Work.SELECT: 1,
             Work.TRAIN: 1,
         }
@@ -58,36 +59,36 @@ class ParslSteps:
 
     def notices(self) -> tuple[Notice, ...]:
         """What was noticed since the last call."""
-        return ()
+        return self._notices.take()
 
     def submit(self, task: Task) -> Future[Result]:
         """Hand a task to the executor of its kind."""
+        work = work_of(task)
         future: Future[Result] = Future()
-        inner: Future[Result] = _app_of(task)(task)
-        inner.add_done_callback(lambda done: _pass_on(done, future))
+        inner: Future[Result] = self._apps[work](task)
+        inner.add_done_callback(lambda done: _pass_on(done, future, self._routes[work]))
         return future
 
 
-def _app_of(task: Task) -> Any:  # noqa: ANN401  # Parsl's apps have no types
+def work_of(task: Task) -> Work:
+    """Kind of a task."""
     match task:
         case WalkTask():
-            return walk_app
+            return Work.WALK
         case SelectTask():
-            return select_app
+            return Work.SELECT
         case LabelTask():
-            return label_app
+            return Work.LABEL
         case TrainTask():
-            return train_app
+            return Work.TRAIN
 
 
-def _pass_on(done: Future[Result], future: Future[Result]) -> None:
+def _pass_on(done: Future[Result], future: Future[Result], label: str) -> None:
     error = done.exception()
     if error is None:
         future.set_result(done.result())
     elif isinstance(error, LOST):
-        future.set_exception(
-            LostWorkerError(f"its worker died, three times: {error}.", "Look for memory that ran out.")
-        )
+        future.set_exception(lost_for_good(error, label))
     elif isinstance(error, ParslError):
         future.set_exception(
             SiteError(f"Parsl could not run the task: {error}.", "Look at runinfo/ and the site section.")
@@ -100,35 +101,56 @@ def _pass_on(done: Future[Result], future: Future[Result]) -> None:
 def open_steps(site: Site, run_dir: Path, *, prefix: str = "farwalk") -> Iterator[Steps]:
     """Everything that is needed to carry tasks out, running while the block does.
 
-    Call it in the main thread: worker processes are told to end with the thread that started them.
+    Call it in the main thread: worker processes are told to end with the thread that started them. On leaving, all jobs are
+    cancelled, also those that still wait in the queue.
 
     Args:
         site: the ``site`` section.
-        run_dir: where the engine may write its logs.
+        run_dir: where the engine may write its logs; on a cluster, a directory that all nodes see.
         prefix: what the names of batch jobs begin with.
 
     Raises:
         SiteError: workers do not start, or are of another farwalk.
     """
+    if isinstance(site, InlineSite):
+        with InlineSteps() as inline:
+            yield inline
+        return
+    notices = Notices()
+    retry_handler = RetryHandler(notices)
+    exports = {DRIVER_VARIABLE: driver_code()}
     match site:
-        case InlineSite():
-            with InlineSteps() as steps:
-                yield steps
         case LocalThreadsSite():
-            with _loaded(local_threads.make_config(run_dir, site)):
-                yield ParslSteps(site)
+            config = local_threads.make_config(run_dir, site)
         case LocalHTEXSite():
-            with _loaded(local_htex.make_config(run_dir, site, retry_handler)):
-                _probe(site)
-                yield ParslSteps(site)
+            config = local_htex.make_config(run_dir, site, retry_handler=retry_handler, exports=exports)
         case SlurmSite():
-            raise SiteError(f"SLURM sites cannot be run yet ({prefix}).", "Use local_htex.")
+            config = slurm.make_config(
+                run_dir,
+                site,
+                job_names={label: job_name(prefix, label) for label in site.allocations},
+                retry_handler=retry_handler,
+                notify=notices.add,
+                exports=exports,
+            )
+    with _loaded(config, site):
+        if isinstance(
+            site, LocalHTEXSite
+        ):  # workers of a cluster may wait for hours: each checks itself at its first task
+            _probe(site)
+        yield ParslSteps(site, notices)
 
 
 @contextmanager
-def _loaded(config: Config) -> Iterator[None]:
-    """Parsl with this configuration; all of its processes and threads are gone afterwards."""
-    assert sorted(executor.label for executor in config.executors) == sorted(LABELS)
+def _loaded(config: Config, site: Site) -> Iterator[None]:
+    """Parsl with this configuration; all of its processes, threads and jobs are gone afterwards.
+
+    Raises:
+        SiteError: a kind of task has no executor.
+    """
+    labels = {executor.label for executor in config.executors}
+    if homeless := [work for work in LABELS if site.routes[work] not in labels]:
+        raise SiteError(f"the site has no executor for {', '.join(homeless)} tasks.", f"It has {', '.join(labels)}.")
     logging.getLogger("parsl").setLevel(logging.WARNING)
     kernel = parsl.load(config)
     try:
@@ -145,7 +167,7 @@ def _probe(site: LocalHTEXSite) -> None:
         SiteError: they are not, or do not answer.
     """
     slots = {"walk": site.walk_slots, "label": site.label_slots, "select": 1, "train": 1}
-    asked = {
+    asked: dict[Any, str] = {
         python_app(whereabouts, executors=[label])(): label for label, count in slots.items() for _ in range(count)
     }
     done, late = concurrent.futures.wait(asked, timeout=PROBE_S)
@@ -160,8 +182,8 @@ def _probe(site: LocalHTEXSite) -> None:
                 f"a worker for {asked[future]} cannot import farwalk: {type(error).__name__}: {error}.",
                 "Install farwalk in the environment of the workers.",
             ) from error
-        if future.result() != here:
+        if problem := mismatch(future.result(), here):
             raise SiteError(
-                f"a worker for {asked[future]} runs {future.result()}, the driver {here}.",
+                f"a worker for {asked[future]} is of {problem}.",
                 "Start the driver from the environment that the workers use.",
             )

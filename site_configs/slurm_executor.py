@@ -1,0 +1,189 @@
+"""Parsl's executor on SLURM jobs: says what happens to them, and tells what passes from what a person must mend."""
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import InvalidStateError
+from typing import Any
+
+from parsl.executors import HighThroughputExecutor
+from parsl.executors.high_throughput.errors import CommandClientTimeoutError, VersionMismatch
+from parsl.executors.status_handling import BlockProviderExecutor
+from parsl.jobs.states import JobState, JobStatus
+
+from pipeline.errors import SiteError
+from site_configs.slurm_commands import SchedulerError, refusal
+from site_configs.slurm_fate import fate_of, never_starts, why_no_worker
+from site_configs.slurm_jobs import Job, SlurmJobs
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 300.0
+"""Pauses after a refusal that passes by itself, each twice the one before."""
+FAILED_STARTS = 3
+"""Jobs in a row that end without a worker, after which the executor gives up; one is enough while none ever had a worker."""
+INTERCHANGE_S = 30.0
+"""How long the interchange, a process beside the driver, may take to answer, seconds."""
+
+
+class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's classes have no types
+    """One kind of jobs. All but ``submit`` runs in the one thread that looks after all jobs.
+
+    Args:
+        jobs: submits, watches and cancels them.
+        notify: takes a line and a remedy.
+        options: of the executor.
+    """
+
+    def __init__(self, *, jobs: SlurmJobs, notify: Callable[[str, str], None], **options: Any) -> None:  # noqa: ANN401
+        super().__init__(provider=jobs, block_error_handler=False, **options)
+        self.jobs, self.notify = jobs, notify
+        self._open: set[str] = set()
+        self._connected: set[str] = set()
+        self._failed_starts = 0
+        self._accepted = False
+        self._pause_s = self._not_before = 0.0
+        self._warned: set[tuple[str, str]] = set()
+
+    def scale_out_facade(self, n: int) -> list[str]:
+        """Submit jobs, unless the last refusal was too recent."""
+        blocks: list[str] = []
+        while len(blocks) < n and time.monotonic() >= self._not_before and not self.bad_state_is_set:
+            block = str(self._block_id_counter.get_id())
+            try:
+                number = self._launch_block(block)
+            except SchedulerError as error:
+                self._refused(str(error))
+                break
+            self.blocks_to_job_id[block], self.job_ids_to_block[number] = number, block
+            self._status[block] = JobStatus(JobState.PENDING)
+            self._open.add(block)
+            blocks.append(block)
+            if self._pause_s:
+                self.notify(f"SLURM takes jobs for {self.label} again", "")
+            self._accepted, self._pause_s, self._not_before = True, 0.0, 0.0
+        return blocks
+
+    def _refused(self, words: str) -> None:
+        verdict = refusal(words, self.label, trusted=self._accepted)
+        if verdict.final:
+            self.set_bad_state_and_fail_all(
+                SiteError(f"SLURM refuses the jobs of site.{self.label}: {words}.", verdict.remedy)
+            )
+            return
+        if not self._pause_s:
+            self.notify(f"SLURM does not take another job for {self.label} now: {words}; it is asked again", "")
+        self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
+        self._not_before = time.monotonic() + self._pause_s
+
+    def scale_in(self, blocks: int, max_idletime: float | None = None) -> list[str]:
+        """Cancel jobs: any, waiting ones first; with ``max_idletime`` only jobs whose workers were idle for so long.
+
+        Parsl's own takes a job that waits in the queue for idle, and would give its place in the queue away.
+        """
+        if max_idletime is None:
+            running = [b for b in self._open if self.jobs.jobs[self.blocks_to_job_id[b]].node]
+            chosen = [*sorted(self._open.difference(running), key=int), *sorted(running, key=int)][:blocks]
+        else:
+            chosen = self._idle_blocks(max_idletime)[:blocks]
+            for block in chosen:
+                self._hold_block(block)
+        killed = self.jobs.cancel([self.blocks_to_job_id[block] for block in chosen])
+        return [block for block, gone in zip(chosen, killed, strict=True) if gone]
+
+    def _idle_blocks(self, longer_than_s: float) -> list[str]:
+        idle: dict[str, float] = {}
+        for manager in self.connected_managers():
+            block = manager["block_id"]
+            since = 0.0 if manager["tasks"] or not manager["active"] else manager["idle_duration"]
+            idle[block] = min(idle.get(block, since), since)
+        found = [block for block, since in idle.items() if since > longer_than_s and block in self._open]
+        return sorted(found, key=lambda block: -idle[block])
+
+    def status(self) -> dict[str, JobStatus]:
+        """State of all jobs; looks at the interchange as well."""
+        status: dict[str, JobStatus] = BlockProviderExecutor.status(self)
+        if self.bad_state_is_set:
+            return status
+        try:
+            alive = self.interchange_proc is not None and self.interchange_proc.poll() is None
+            connected = set(self.command_client.run("CONNECTED_BLOCKS", timeout_s=INTERCHANGE_S)) if alive else set()
+        except CommandClientTimeoutError:
+            alive, connected = False, set()
+        if not alive:
+            remedy = f"Look for memory that ran out on this machine, and at {self.logdir}/interchange.log."
+            error = SiteError(f"the process that hands tasks to the {self.label} workers is gone.", remedy)
+            self.set_bad_state_and_fail_all(error)
+            return status
+        if connected - self._connected:
+            self._failed_starts = 0
+        self._connected |= connected
+        return status
+
+    def handle_errors(self, status: dict[str, JobStatus]) -> None:
+        """Judge every job that ended since the last look, and warn of those that will never start."""
+        if self.bad_state_is_set:
+            self._fail_all()
+            return
+        for block in sorted(self._open, key=int):
+            job = self.jobs.jobs[self.blocks_to_job_id[block]]
+            if job.status.terminal:
+                self._open.discard(block)
+                if not job.ours:
+                    self._ended(block, job)
+            elif job.state == "PENDING" and (job.id, job.reason) not in self._warned:
+                self._warned.add((job.id, job.reason))
+                if remedy := never_starts(job.reason, self.label):
+                    self.notify(f"{self.label} job {job.id} cannot start: {job.reason}", remedy)
+
+    def _ended(self, block: str, job: Job) -> None:
+        fate = fate_of(job, self.label)
+        if block in self._connected:
+            if fate.text:
+                self.notify(f"{_name(job, self.label)} {fate.text}; its tasks are done again elsewhere", fate.remedy)
+            self._hold_block(block)  # until the heartbeat is missed, its dead workers would be sent new tasks
+            return
+        if fate.excused:
+            self.notify(f"{_name(job, self.label)} {fate.text} before it had a worker; another one is asked for", "")
+            return
+        self._failed_starts += 1
+        if self._connected and self._failed_starts < FAILED_STARTS:
+            self.notify(f"{_name(job, self.label)} ended without a worker; another one is asked for", "")
+            return
+        self.set_bad_state_and_fail_all(why_no_worker(job, self.label, self._failed_starts))
+
+    def set_bad_state_and_fail_all(self, exception: Exception) -> None:
+        """No more jobs, no more tasks: all of them fail with a ``SiteError`` that says why."""
+        if self.bad_state_is_set:
+            return
+        if isinstance(exception, VersionMismatch):
+            there, here = exception.manager_version, exception.interchange_version
+            message = f"the {self.label} workers run another Python or Parsl ({there}) than the driver ({here})."
+            exception = SiteError(message, "Let site.python and site.worker_init use the environment of the driver.")
+        logger.error("%s: %s", self.label, exception)
+        self._executor_exception = exception
+        self._executor_bad_state.set()
+        self._fail_all()
+        self._cancel_all()
+
+    def _fail_all(self) -> None:
+        for number in list(self.tasks):
+            future = self.tasks.pop(number, None)
+            if future is not None and not future.done():
+                try:
+                    future.set_exception(self._executor_exception)
+                except InvalidStateError:  # its result came at this moment
+                    logger.debug("task %s was done", number)
+
+    def _cancel_all(self) -> None:
+        if problem := self.jobs.cancel_all():
+            logger.warning("jobs named %s could not be cancelled: %s", self.jobs.kind.name, problem)
+
+    def shutdown(self, timeout: float = 10.0) -> None:
+        """Cancel all jobs, waiting ones too, also in a bad state; then end the interchange."""
+        self._cancel_all()
+        super().shutdown(timeout)
+
+
+def _name(job: Job, label: str) -> str:
+    return f"{label} job {job.id}{f' on {job.node}' if job.node else ''}"
