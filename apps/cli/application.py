@@ -10,9 +10,12 @@ from apps.cli.check import check
 from apps.cli.demo import demo
 from apps.cli.export import export
 from apps.cli.init import init
+from apps.cli.jobs import jobs
 from apps.cli.run import run
 from apps.cli.schema import schema
 from apps.cli.status import status
+from apps.cli.stop import stop
+from apps.cli.submit import submit
 
 application = typer.Typer(
     name="farwalk",
@@ -38,7 +41,7 @@ def _options(
     pass
 
 
-for verb in (init, check, run, status, export, demo, schema):
+for verb in (init, check, run, submit, status, jobs, stop, export, demo, schema):
     application.command()(guarded(verb))
 
 

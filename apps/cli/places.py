@@ -5,10 +5,17 @@ import tempfile
 from pathlib import Path
 
 from pipeline.errors import StoreError
+from pipeline.events import Created, Resumed
 from pipeline.intake import Intake
+from pipeline.settings import CampaignSettings
+from pipeline.settings.site import Site
+from pipeline.store import Store
 
 LOG = "farwalk.log"
 """Log file in the campaign directory."""
+
+STOP = "stop"
+"""File in the campaign directory by which a driver is asked to stop, see :mod:`apps.cli.interrupt`."""
 
 
 def campaign_directory(intake: Intake, wanted: Path | None) -> Path:
@@ -33,3 +40,13 @@ def check_writable(directory: Path) -> int:
         raise StoreError(
             f"{directory}: cannot be written: {nearest}: {error.strerror}.", "Choose another directory with --dir."
         ) from None
+
+
+def site_in_force(store: Store) -> Site:
+    """The site that the newest driver of a campaign was given.
+
+    Raises:
+        StoreError: the event log is damaged.
+    """
+    newest = next(event for event in reversed(store.events()) if isinstance(event, Created | Resumed))
+    return CampaignSettings.model_validate(newest.settings).site

@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from pipeline.settings.site import WORK
+
 DRIVER = "driver"
 """Role of the job that holds the driver; all other roles are executor labels."""
 
@@ -18,3 +20,8 @@ def job_prefix(campaign: Path) -> str:
 def job_name(prefix: str, role: str) -> str:
     """Name of the jobs of one role, e.g. ``farwalk-1a2b3c4d-walk``."""
     return f"{prefix}-{role}"
+
+
+def worker_names(prefix: str) -> tuple[str, ...]:
+    """Names of all jobs of a campaign that hold workers."""
+    return tuple(job_name(prefix, role) for role in WORK)

@@ -24,8 +24,11 @@ from pipeline.intake import open_campaign
 OPTIONS = {
     "init": ["template", "directory", "--help"],
     "check": ["campaign", "--dir", "--set", "--help"],
-    "run": ["campaign", "--dir", "--set", "--quiet", "--help"],
+    "run": ["campaign", "--dir", "--set", "--quiet", "--as-job", "--help"],
+    "submit": ["campaign", "--dir", "--set", "--help"],
     "status": ["directory", "--help"],
+    "jobs": ["directory", "--cancel", "--help"],
+    "stop": ["directory", "--now", "--wait", "--help"],
     "export": ["directory", "--output", "--format", "--help"],
     "demo": ["--dir", "--seed", "--quiet", "--help"],
     "schema": ["--help"],

@@ -1,0 +1,80 @@
+"""The batch script of the driver's job. It lies in the campaign directory, for people to read and to submit by hand."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from apps.slurm.names import DRIVER, job_name
+from pipeline.settings.site import SlurmSite
+from site_configs.slurm_script import clock
+
+SCRIPT, OUTPUT = "driver.sh", "driver.out"
+"""Names in the campaign directory."""
+
+
+def driver_script(site: SlurmSite, prefix: str, *, campaign: Path, place: Path, overrides: Sequence[str] = ()) -> str:
+    """Text of the script.
+
+    Args:
+        site: with the driver's job.
+        prefix: of the names of the campaign's jobs.
+        campaign: the campaign file.
+        place: the campaign directory.
+        overrides: settings changed on the command line.
+    """
+    command = [
+        sys.executable,
+        "-u",
+        "-P",
+        "-m",
+        "apps.cli",
+        "run",
+        str(campaign.absolute()),
+        "--dir",
+        str(place.absolute()),
+    ]
+    command += [word for text in overrides for word in ("--set", text)]
+    init = [text for text in (site.worker_init, site.driver.worker_init) if text]
+    lines = [
+        "#!/bin/bash",
+        *(f"#SBATCH {option}" for option in _options(site, prefix, place)),
+        "",
+        f"# The driver of one campaign, written by `farwalk submit` for {_comment(campaign)}",
+        *init,
+        "# exec: signals reach farwalk itself. The argument says how many drivers before it got nowhere.",
+        f'exec {shlex.join(command)} --as-job "${{1:-0}}"',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _options(site: SlurmSite, prefix: str, place: Path) -> list[str]:
+    job = site.driver
+    asked = {
+        "partition": job.partition,
+        "account": job.account or site.account,
+        "qos": job.qos,
+        "constraint": job.constraint,
+        "nodes": 1,
+        "ntasks": 1,
+        "cpus-per-task": job.cores,
+        "mem": f"{job.memory_GB}G",
+        "time": clock(job.walltime),
+    }
+    lines = [f"--{name}={shlex.quote(str(value))}" for name, value in asked.items() if value is not None]
+    # after the user's own, which must not change how a driver is found, stopped and started again
+    return [
+        *lines,
+        *job.scheduler_options,
+        f"--job-name={shlex.quote(job_name(prefix, DRIVER))}",
+        f"--output={shlex.quote(str(place.absolute() / OUTPUT).replace('%', '%%'))}",
+        "--open-mode=append",
+        f"--signal=B:TERM@{job.stop_before}",
+        "--requeue",
+        "--dependency=singleton",
+    ]
+
+
+def _comment(path: Path) -> str:
+    return str(path.absolute()).replace("\n", " ")
