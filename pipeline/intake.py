@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from pipeline.settings.campaign import CampaignSettings
@@ -32,14 +33,22 @@ class Intake:
     text: str
 
 
-def open_campaign(path: Path, overrides: Sequence[str] = ()) -> Intake:
+def open_campaign(
+    path: Path, overrides: Sequence[str] = (), site: str | None = None, library: Traversable | None = None
+) -> Intake:
     """Read a campaign file and its structures; writes nothing.
+
+    Args:
+        path: the campaign file.
+        overrides: ``key.path=value`` texts that win over the files.
+        site: name or path of the site file that stands in for the campaign's ``site`` section.
+        library: directory of the ready site files.
 
     Raises:
         SettingsError: problems of the file, and of those structures that could be looked at all the same.
         StructureError: the file is right but structures are not.
     """
-    draft = read_draft(path, overrides)
+    draft = read_draft(path, overrides, site=site, library=library)
     if draft.settings is None:
         frames, more = collect_systems(draft.systems, draft.base)
         if draft.reference is not None:

@@ -1,5 +1,6 @@
 """Arguments and options that several verbs share."""
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -12,3 +13,9 @@ CampaignDirectory = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting, e.g. walkers.bias.tau=0")
 ]
+SiteOption = Annotated[
+    str | None,
+    typer.Option("--site", metavar="SITE", help="ready site or site file, instead of the campaign's site section"),
+]
+SITES = files("site_configs")
+"""Directory of the ready site files."""

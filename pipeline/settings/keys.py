@@ -70,16 +70,22 @@ def nearest(name: str, known: list[str]) -> str | None:
 
 
 def suggestion(path: KeyPath, data: Plain = None) -> str:
-    """What to write instead of an unknown key: the nearest one in its section, or where that name belongs."""
+    """What to write instead of an unknown key: where that name belongs, or the nearest one in its section."""
     name = str(path[-1])
-    fields = {key: field for model in models_at(path[:-1], data) for key, field in model.model_fields.items()}
-    close = nearest(name, list(fields))
-    if close is not None:
-        return f"did you mean {close} ({fields[close].description or 'which of the kinds'})?"
-    elsewhere = [key for key in every_key() if key.rsplit(".", 1)[-1] == name and name != "kind"]
-    if elsewhere:
-        return f"it belongs at {' or '.join(elsewhere)}"
+    models = models_at(path[:-1], data)
+    fields = {key: field for model in models for key, field in model.model_fields.items()}
     section = show_path(path[:-1]) or "the campaign file"
+    others = [kind for model in models_at(path[:-1]) if name in model.model_fields for kind in kind_of(model)]
+    if others:  # found without a look at the kind that the data has
+        here = " or ".join(kind for model in models for kind in kind_of(model))
+        return f"only kind: {' or '.join(others)} has it, and this is kind: {here}, which knows {', '.join(fields)}"
+    elsewhere = [key for key in every_key() if key.rsplit(".", 1)[-1] == name and name != "kind"]
+    below = [key for key in elsewhere if path[:-1] and key.startswith(f"{section}.")]
+    close = nearest(name, list(fields))
+    if close is not None and not below:
+        return f"did you mean {close} ({fields[close].description or 'which of the kinds'})?"
+    if elsewhere:
+        return f"it belongs at {' or '.join(below or elsewhere)}"
     return f"{section} knows {', '.join(fields)}"
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from pipeline.errors import SettingsError
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.settings.labels import Reference
 from pipeline.settings.overrides import apply_overrides
-from pipeline.settings.problems import describe, misplaced_booleans, show_value
+from pipeline.settings.problems import Place, describe, misplaced_booleans, place_of, show_value
+from pipeline.settings.site_files import SECTION, as_section, read_site
 from pipeline.settings.systems import SystemSettings
 from pipeline.settings.yaml_source import parse_yaml
 
@@ -70,8 +72,16 @@ def load_campaign(path: Path, overrides: Sequence[str] = ()) -> LoadedCampaign:
     return LoadedCampaign(settings=draft.settings, base=draft.base, text=draft.text)
 
 
-def read_draft(path: Path, overrides: Sequence[str] = ()) -> Draft:
-    """Read a campaign file and collect its problems.
+def read_draft(
+    path: Path, overrides: Sequence[str] = (), *, site: str | None = None, library: Traversable | None = None
+) -> Draft:
+    """Read a campaign file, and the site file it names, and collect their problems.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key.path=value`` texts that win over the files.
+        site: name or path of the site file that stands in for the campaign's ``site`` section.
+        library: directory of the ready site files.
 
     Raises:
         SettingsError: the file cannot be read at all, or is not a YAML mapping.
@@ -85,13 +95,28 @@ def read_draft(path: Path, overrides: Sequence[str] = ()) -> Draft:
             f"{path}: must be keys with values (key: value); found {show_value(source.data)}.",
             "`farwalk init` writes a campaign file to start from.",
         )
-    data, problems = apply_overrides(source.data, overrides)
+    given = {**source.data, SECTION: site} if site is not None else source.data
+    given = {key: as_section(value) if key == SECTION else value for key, value in given.items()}
+    applied = apply_overrides(given, overrides)
+    data, problems = applied.data, list(applied.problems)
+    places = {place: Place(line) for place, line in source.lines.items() if site is None or place[0] != SECTION}
+    if SECTION in data:
+        # a path on the command line starts from the working directory
+        read = read_site(as_section(data[SECTION]), Path() if site is not None else path.parent, library)
+        if read.problem:
+            problems.append(f"{place_of((SECTION,), places)}{read.problem}")
+            del data[SECTION]  # the rest is looked at all the same
+        else:
+            data[SECTION] = read.data
+        section = {place: there for place, there in places.items() if place != (SECTION,)} if read.places else places
+        places = {**read.places, **section}
+    places |= {key: Place(file=f"--set {text}") for key, text in applied.texts.items()}
     settings = None
     try:
         settings = CampaignSettings.model_validate(data)
     except ValidationError as error:
-        problems = problems + describe(error, data, source.lines)
-    problems = problems + misplaced_booleans(data, source.lines)
+        problems += describe(error, data, places)
+    problems += misplaced_booleans(data, places)
     return Draft(
         path=path,
         text=text,

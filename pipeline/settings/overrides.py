@@ -5,11 +5,26 @@ import difflib
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, get_origin
 
 from pipeline.errors import SettingsError
 from pipeline.settings.keys import every_key, field_at
 from pipeline.settings.yaml_source import KeyPath, Plain, parse_yaml, show_path
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Data with overrides in it.
+
+    Attributes:
+        problems: one line for each override that could not be applied.
+        texts: key path -> the override that set it.
+    """
+
+    data: dict[str, Any]
+    problems: tuple[str, ...]
+    texts: dict[KeyPath, str]
 
 
 def parse_override(text: str) -> tuple[KeyPath, Any]:
@@ -30,17 +45,19 @@ def parse_override(text: str) -> tuple[KeyPath, Any]:
     return path, parse_yaml(value, where=f"--set {text}").data
 
 
-def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """A copy of the data with the overrides in it, and the problems of those that could not be applied."""
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> Applied:
+    """Put overrides into a copy of the data, the last one of two for the same key."""
     changed = copy.deepcopy(data)
-    problems = []
+    problems, texts = [], {}
     for text in overrides:
         try:
             path, value = parse_override(text)
             _set(changed, path, value, text)
         except SettingsError as error:
             problems.append(str(error))
-    return changed, problems
+        else:
+            texts[path] = text
+    return Applied(changed, tuple(problems), texts)
 
 
 def _split(key: str) -> KeyPath:

@@ -1,6 +1,8 @@
 """One plain line per mistake in a campaign file: key path, what is wrong, the value found, what to write instead."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,42 +17,54 @@ _SECTION_ERRORS = {"model_type", "model_attributes_type", "dict_type"}
 _LEADING_NUMBER = re.compile(r"^\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*[^\d\s.].*$")
 
 
-def describe(error: ValidationError, data: Plain, lines: dict[KeyPath, int]) -> list[str]:
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where a value was given: a line of a file, or a text of the command line (line 0)."""
+
+    line: int = 0
+    file: str = ""
+
+    def __str__(self) -> str:
+        """What a message begins with; empty for an unknown line of the campaign file."""
+        line = f"line {self.line}" if self.line else ""
+        return "".join(f"{part}: " for part in [", ".join(part for part in (self.file, line) if part)] if part)
+
+
+Places = Mapping[KeyPath, Place]
+
+
+def describe(error: ValidationError, data: Plain, places: Places) -> list[str]:
     """Every problem of a validation, in the order of the file.
 
     Args:
         error: what pydantic found.
         data: the plain data that was validated.
-        lines: line of each key path, as far as known.
+        places: where each key path was given, as far as known.
     """
-    found: list[tuple[int, str]] = []
+    found: list[tuple[tuple[str, int], str]] = []
     for detail in error.errors(include_url=False):
         if detail["type"] == "too_short" and detail["input"]:
             continue  # an echo: items were given, and what is wrong with them has its own lines
         path = plain_path(detail["loc"], data)
-        line = _line_of(path, lines)
-        prefix = f"line {line}: " if line else ""
-        found += [(line, prefix + text) for text in _texts(detail, path, data)]
+        place = place_of(path, places)
+        found += [((place.file, place.line), f"{place}{text}") for text in _texts(detail, path, data)]
     return [text for _, text in sorted(found, key=lambda item: item[0])]
 
 
-def misplaced_booleans(data: Plain, lines: dict[KeyPath, int], path: KeyPath = ()) -> list[str]:
+def misplaced_booleans(data: Plain, places: Places, path: KeyPath = ()) -> list[str]:
     """Lines for every ``yes`` or ``true`` where a number belongs, which pydantic would read as 1."""
     if isinstance(data, bool) and path:
         field = field_at(path)
         if field is None or field.annotation is bool:
             return []
-        meaning = field.description or ""
-        line = f"line {_line_of(path, lines)}: " if _line_of(path, lines) else ""
-        return [
-            f"{line}{show_path(path)}: not a number; found {'true' if data else 'false'}; give a number ({meaning})"
-        ]
+        found = f"not a number; found {'true' if data else 'false'}; give a number ({field.description or ''})"
+        return [f"{place_of(path, places)}{show_path(path)}: {found}"]
     items: list[tuple[str | int, Plain]] = []
     if isinstance(data, dict):
         items = list(data.items())
     elif isinstance(data, list):
         items = list(enumerate(data))
-    return [text for key, item in items for text in misplaced_booleans(item, lines, (*path, key))]
+    return [text for key, item in items for text in misplaced_booleans(item, places, (*path, key))]
 
 
 def plain_path(location: KeyPath, data: Plain) -> KeyPath:
@@ -75,10 +89,11 @@ def show_value(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _line_of(path: KeyPath, lines: dict[KeyPath, int]) -> int:
-    while path and path not in lines:
+def place_of(path: KeyPath, places: Places) -> Place:
+    """Where a key was given, or the nearest section around it."""
+    while path and path not in places:
         path = path[:-1]
-    return lines.get(path, 0)
+    return places.get(path, Place())
 
 
 def _texts(detail: ErrorDetails, path: KeyPath, data: Plain) -> list[str]:

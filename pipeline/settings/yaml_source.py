@@ -1,6 +1,7 @@
 """YAML text to plain data, strictly: safe types, no duplicate keys, one document, and the line every key stands on.
 
-PyYAML alone keeps the last of two equal keys without a word and reads ``1e-3`` as text: two silent mistakes.
+PyYAML alone keeps the last of two equal keys without a word, reads ``1e-3`` as text and ``1:30`` as the number 90:
+three silent mistakes.
 """
 
 import re
@@ -18,12 +19,21 @@ Plain: TypeAlias = Any
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe types only, with YAML 1.2 floating point numbers."""
+    """Safe types only, with the numbers of YAML 1.2: ``1e-3`` is one and ``12:30`` is none."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_INT, _FLOAT)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_NUMBERS = {
+    _INT: r"^[-+]?(0b[01]+|0x[0-9a-fA-F]+|0|[1-9][0-9_]*)$",
+    _FLOAT: r"^([-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+|\.[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))"
+    r"|\.(nan|NaN|NAN))$",
+}
+for _tag, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))
 
 
 @dataclass(frozen=True, slots=True)

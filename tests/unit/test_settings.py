@@ -93,7 +93,7 @@ def test_all_problems_are_said_at_once_in_the_order_of_the_file(tmp_path: Path) 
             "uncertainty: kind is missing; add kind: one of posterior, distance, committee",
         ),
         ("uncertainty", {"kind": "committee"}, "set potential.members to 2 or more"),
-        ("site", {"kind": "slurm"}, "unknown kind 'slurm'"),
+        ("site", {"kind": "slurmm"}, "unknown kind 'slurmm'"),
         ("potential", {"hidden": []}, "potential.hidden: must have at least 1 item"),
         ("systems", [], "systems: must have at least 1 item"),
         ("schedule", "streaming", "use 'rounds'"),
