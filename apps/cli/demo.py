@@ -43,7 +43,7 @@ def demo(
     intake = open_campaign(file, overrides)
     place = campaign_directory(intake, None)
     outcome = run_campaign(intake, place, quiet=quiet)
-    tell_outcome(outcome, place, file, overrides)
+    tell_outcome(outcome, place, file, [word for text in overrides for word in ("--set", text)])
     starts = intake.frames[TEMPLATE]
     if not quiet:
         OUT.print(f"judging every model by {HELD_OUT.frames} frames of reference dynamics at 600 K", markup=False)

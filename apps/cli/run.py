@@ -45,7 +45,8 @@ def run(
     if job is not None and job.signalled and outcome.reason is EndReason.INTERRUPTED:
         OUT.print(job.hand_over(place / STOP), markup=False)
         return
-    tell_outcome(outcome, place, campaign, overrides or (), verb="run" if job is None else "submit")
+    options = [*(["--site", site] if site else []), *(word for text in overrides or () for word in ("--set", text))]
+    tell_outcome(outcome, place, campaign, options, verb="run" if job is None else "submit")
 
 
 def driver_job(site: Site, place: Path, *, fruitless: int) -> DriverJob:
@@ -96,14 +97,14 @@ def run_campaign(intake: Intake, place: Path, *, quiet: bool, job: DriverJob | N
         return campaign.run(steps, on_event=on_event, stop_requested=stop.stop_requested)
 
 
-def tell_outcome(outcome: Outcome, place: Path, campaign: Path, overrides: Sequence[str], *, verb: str = "run") -> None:
+def tell_outcome(outcome: Outcome, place: Path, campaign: Path, options: Sequence[str], *, verb: str = "run") -> None:
     """Say how it ended and what to do next.
 
     Args:
         outcome: of the campaign.
         place: its directory.
         campaign: its file.
-        overrides: settings changed on the command line.
+        options: of the command line, that change site and settings.
         verb: of the command that goes on with it.
 
     Raises:
@@ -111,7 +112,7 @@ def tell_outcome(outcome: Outcome, place: Path, campaign: Path, overrides: Seque
     """
     if outcome.reason is EndReason.INTERRUPTED:
         words = ["farwalk", verb, str(campaign), "--dir", str(place)]
-        again = shlex.join([*words, *(word for text in overrides for word in ("--set", text))])
+        again = shlex.join([*words, *options])
         sys.stderr.write(f"stopped on request; go on with: {again}\n")
         raise typer.Exit(EXIT_STOPPED)
     OUT.print(f"done: {outcome.message}", markup=False)

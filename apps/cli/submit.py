@@ -3,7 +3,7 @@
 import shlex
 
 from apps.cli.console import OUT, duration
-from apps.cli.options import CampaignDirectory, CampaignFile, Overrides
+from apps.cli.options import SITES, CampaignDirectory, CampaignFile, Overrides, SiteOption
 from apps.cli.places import campaign_directory, check_writable
 from apps.slurm.client import submit_job
 from apps.slurm.names import job_prefix
@@ -20,10 +20,11 @@ from pipeline.settings.site import SlurmSite
 def submit(
     campaign: CampaignFile,
     directory: CampaignDirectory = None,
+    chosen: SiteOption = None,
     overrides: Overrides = None,
 ) -> None:
     """Run a campaign from a SLURM job of its own; it is submitted anew before its wall time, until the campaign ends."""
-    intake = open_campaign(campaign, overrides or ())
+    intake = open_campaign(campaign, overrides or (), chosen, SITES)
     site = intake.settings.site
     if not isinstance(site, SlurmSite):
         raise SettingsError(
@@ -39,7 +40,7 @@ def submit(
     prefix = job_prefix(place)
     refuse_other_driver(prefix)
     Campaign.create_or_open(intake.settings, intake.frames, place)
-    script = driver_script(site, prefix, campaign=campaign, place=place, overrides=overrides or ())
+    script = driver_script(site, prefix, campaign=campaign, place=place, chosen=chosen, overrides=overrides or ())
     write_text_durably(place / SCRIPT, script)
     number = submit_job(place / SCRIPT)
     where = shlex.quote(str(place))

@@ -7,13 +7,22 @@ from pathlib import Path
 
 from apps.slurm.names import DRIVER, job_name
 from pipeline.settings.site import SlurmSite
+from pipeline.settings.site_files import anchored
 from site_configs.slurm_script import clock
 
 SCRIPT, OUTPUT = "driver.sh", "driver.out"
 """Names in the campaign directory."""
 
 
-def driver_script(site: SlurmSite, prefix: str, *, campaign: Path, place: Path, overrides: Sequence[str] = ()) -> str:
+def driver_script(
+    site: SlurmSite,
+    prefix: str,
+    *,
+    campaign: Path,
+    place: Path,
+    chosen: str | None = None,
+    overrides: Sequence[str] = (),
+) -> str:
     """Text of the script.
 
     Args:
@@ -21,6 +30,7 @@ def driver_script(site: SlurmSite, prefix: str, *, campaign: Path, place: Path, 
         prefix: of the names of the campaign's jobs.
         campaign: the campaign file.
         place: the campaign directory.
+        chosen: the site file of the command line, by name or path.
         overrides: settings changed on the command line.
     """
     command = [
@@ -34,6 +44,7 @@ def driver_script(site: SlurmSite, prefix: str, *, campaign: Path, place: Path, 
         "--dir",
         str(place.absolute()),
     ]
+    command += ["--site", anchored(chosen)] if chosen else []
     command += [word for text in overrides for word in ("--set", text)]
     init = [text for text in (site.worker_init, site.driver.worker_init) if text]
     lines = [

@@ -42,6 +42,11 @@ def ready_sites(library: Traversable | None) -> list[str]:
     return sorted(entry.name.removesuffix(SUFFIX) for entry in entries if entry.name.endswith(SUFFIX))
 
 
+def anchored(named: str) -> str:
+    """The same site from any working directory: paths become absolute, names stay."""
+    return str(Path(named).expanduser().absolute()) if _is_path(named) else named
+
+
 def as_section(value: Plain) -> Plain:
     """A section for its short form, a name or path alone."""
     return {FILE: value} if isinstance(value, str) else value
