@@ -52,10 +52,13 @@ def code_digest() -> str:
 
 
 def mismatch(there: Place, here: Place) -> str:
-    """In which way a worker's farwalk is not the driver's; empty when it is the same."""
+    """In which way a worker's farwalk is not the driver's; empty when it is the same.
+
+    One and the same directory is accepted as it is: a worker reads it later than the driver, and who edits it meanwhile knows.
+    """
     if there.version != here.version:
         return f"farwalk {there.version} from {there.location}; the driver's is {here.version} from {here.location}"
-    if there.digest != here.digest:
+    if there.digest != here.digest and there.location != here.location:
         return f"another code of farwalk {there.version}, from {there.location}; the driver's is from {here.location}"
     if there.python.split(".")[:2] != here.python.split(".")[:2]:
         return f"python {there.python} ({there.executable}); the driver's is {here.python} ({here.executable})"

@@ -1,22 +1,39 @@
-"""A campaign in small, for real: a few labels, a short training, 100 biased MD steps; their costs give an estimate."""
+"""A campaign in small, for real, wherever the site runs it: a few labels, a short training, 100 biased MD steps."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import TaskError
+from pipeline.errors import PipelineError, TaskError
+from pipeline.estimate import Costs
+from pipeline.frames import Frame
 from pipeline.initial import rattled
-from pipeline.label import run_label
-from pipeline.records import FileRef, Label, LabelTask, ModelRef, Split, Status, TrainTask, WalkTask
+from pipeline.records import (
+    FileRef,
+    Label,
+    LabelResult,
+    LabelTask,
+    ModelRef,
+    Result,
+    Split,
+    Status,
+    Task,
+    Timing,
+    TrainResult,
+    TrainTask,
+    WalkResult,
+    WalkTask,
+)
 from pipeline.seeds import Stream, generator, seed_for
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.shards import write_labels
+from pipeline.steps import Notice, Steps
 from pipeline.structures import Systems
-from pipeline.train import run_train
-from pipeline.walk import run_walk
 
 LABELS = 6
 EPOCHS = 10
@@ -25,194 +42,181 @@ FULL_STEPS = 4
 STEPS = 100
 SPLITS = (Split.TRAIN, Split.TRAIN, Split.VALIDATION, Split.CALIBRATION)
 """What the trial's labels are used for, in turn."""
+POLL_S = 0.5
+"""How often notices are asked for while a task runs, seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Costs:
-    """Measured costs of one piece of each kind of work.
+class Trial:
+    """A campaign to try.
 
     Attributes:
-        label_s: seconds per reference calculation (median; the first one, which may load things, left out).
-        structure_epoch_s: seconds of training per structure and epoch.
-        walker_step_s: seconds per MD step of a whole batch of ``walkers.batch`` walkers.
-        walker_steps: MD steps the trial made, over all walkers.
-    """
-
-    label_s: float
-    structure_epoch_s: float
-    walker_step_s: float
-    walker_steps: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """Expected seconds of a whole campaign by kind of work, at most this many rounds."""
-
-    rounds: int
-    label_s: float
-    train_s: float
-    walk_s: float
-
-    @property
-    def total_s(self) -> float:
-        """Seconds of wall time when nothing overlaps."""
-        return self.label_s + self.train_s + self.walk_s
-
-
-def try_labels(settings: CampaignSettings, frames: Systems, directory: Path) -> tuple[list[Label], float]:
-    """Label a few rattled start structures of every system.
-
-    Args:
         settings: the campaign.
         frames: start structures.
-        directory: existing directory for scratch.
-
-    Returns:
-        The labels and the median seconds per label.
-
-    Raises:
-        TaskError: a label failed, with the reference's reason.
+        steps: carry tasks out.
+        directory: existing, empty, on a disk all workers see; its files may be thrown away afterwards.
+        tell: is told what begins.
+        notice: is told what happened to the machine meanwhile.
     """
-    starts = [group[0] for group in frames.values()]
-    rng = generator(seed_for(settings.seed, Stream.START, 0, 0))
-    labels: list[Label] = []
-    seconds: list[float] = []
-    for item in range(max(LABELS, len(SPLITS) * len(starts))):
-        frame = rattled(starts[item % len(starts)], std_A=settings.labels.initial_rattle_A, rng=rng)
-        task = LabelTask(
+
+    settings: CampaignSettings
+    frames: Systems
+    steps: Steps
+    directory: Path
+    tell: Callable[[str], None]
+    notice: Callable[[Notice], None]
+
+    def run(self) -> Costs:
+        """Label, train and walk in small, one after another.
+
+        Raises:
+            TaskError: one of the three failed; says where and why.
+            SiteError: the machine could not carry it out.
+            LostWorkerError: the same, more than once.
+        """
+        labels, label_s, handling_s = self._label()
+        model, structure_epoch_s = self._train(labels)
+        walker_step_s, walker_steps = self._walk(labels, model)
+        return Costs(
+            label_s=label_s,
+            handling_s=handling_s,
+            structure_epoch_s=structure_epoch_s,
+            walker_step_s=walker_step_s,
+            walker_steps=walker_steps,
+        )
+
+    def _label(self) -> tuple[list[Label], float, float]:
+        """Label a few rattled start structures of every system: the labels, seconds per label and between two."""
+        starts = [group[0] for group in self.frames.values()]
+        rng = generator(seed_for(self.settings.seed, Stream.START, 0, 0))
+        std_A = self.settings.labels.initial_rattle_A
+        frames = [
+            rattled(starts[item % len(starts)], std_A=std_A, rng=rng)
+            for item in range(max(LABELS, len(SPLITS) * len(starts)))
+        ]
+        self.tell(f"labelling {len(frames)} structures")
+        futures = [self.steps.submit(self._label_task(item, frame)) for item, frame in enumerate(frames)]
+        results = self._results("label", futures)
+        labels = []
+        for item, (frame, result) in enumerate(zip(frames, results, strict=True)):
+            assert isinstance(result, LabelResult)
+            if result.status is not Status.DONE or result.energy is None or result.forces is None:
+                raise TaskError(
+                    f"labels.reference: the reference could not label a rattled start structure of {frame.system} "
+                    f"on {result.timing.host}: {result.reason}",
+                    "Check the reference's settings and the start structure.",
+                )
+            split = SPLITS[(item // len(starts)) % len(SPLITS)]
+            labels.append(
+                Label(
+                    frame=frame, energy=result.energy, forces=result.forces, stress=result.stress, split=split, round=0
+                )
+            )
+        return labels, *label_costs([result.timing for result in results])
+
+    def _label_task(self, item: int, frame: Frame) -> LabelTask:
+        return LabelTask(
             task=f"check-label-{item}",
             round=0,
             item=item,
             frame=frame,
-            reference=settings.labels.reference,
-            scratch=str(directory / f"label-{item}"),
-            threads=settings.site.label_threads,
-            max_force_eV_per_A=settings.labels.max_force_eV_per_A,
+            reference=self.settings.labels.reference,
+            scratch=str(self.directory / f"label-{item}"),
+            threads=self.settings.site.label_threads,
+            max_force_eV_per_A=self.settings.labels.max_force_eV_per_A,
         )
-        result = run_label(task)
-        if result.status is not Status.DONE or result.energy is None or result.forces is None:
-            raise TaskError(
-                f"labels.reference: the reference could not label a rattled start structure of {frame.system}: "
-                f"{result.reason}",
-                "Check the reference's settings and the start structure.",
-            )
-        seconds.append(result.timing.wall_s)
-        split = SPLITS[(item // len(starts)) % len(SPLITS)]
-        labels.append(
-            Label(frame=frame, energy=result.energy, forces=result.forces, stress=result.stress, split=split, round=0)
-        )
-    return labels, float(np.median(seconds[1:]))
 
-
-def try_training(settings: CampaignSettings, labels: list[Label], directory: Path) -> tuple[ModelRef, float]:
-    """Train a throw-away model for a few epochs.
-
-    Returns:
-        The model, and seconds per structure and epoch.
-
-    Raises:
-        TaskError: the training failed.
-    """
-    # copies fill optimiser steps as the labels of a whole campaign would: labels may be dear, their copies are not
-    trained = sum(label.split is Split.TRAIN for label in labels)
-    copies = max(1, math.ceil(FULL_STEPS * settings.training.batch / trained))
-    training = settings.training.model_copy(update={"epochs": EPOCHS, "patience": 0, "max_s": None})
-    result = run_train(
-        TrainTask(
+    def _train(self, labels: list[Label]) -> tuple[ModelRef, float]:
+        """Train a throw-away model for a few epochs: the model, and seconds per structure and epoch."""
+        settings = self.settings
+        # copies fill optimiser steps as the labels of a whole campaign would: labels may be dear, their copies are not
+        trained = sum(label.split is Split.TRAIN for label in labels)
+        copies = max(1, math.ceil(FULL_STEPS * settings.training.batch / trained))
+        self.tell(f"training {EPOCHS} epochs")
+        task = TrainTask(
             task="check-train",
             version=1,
             parent=None,
-            labels=(write_labels(directory / "labels.h5", labels * copies),),
+            labels=(write_labels(self.directory / "labels.h5", labels * copies),),
             fresh=(),
             potential=settings.potential,
             uncertainty=settings.uncertainty,
-            settings=training,
-            output=str(directory / "model.pt"),
-            progress=str(directory / "progress.json"),
+            settings=settings.training.model_copy(update={"epochs": EPOCHS, "patience": 0, "max_s": None}),
+            output=str(self.directory / "model.pt"),
+            progress=str(self.directory / "progress.json"),
             seed=seed_for(settings.seed, Stream.TRAIN, 0, 0),
             threads=settings.site.train_threads,
         )
-    )
-    if result.status is not Status.DONE or result.file is None:
-        raise TaskError(f"the trial training failed: {result.reason}", "Check potential and training.")
-    file = FileRef(path=str(directory / "model.pt"), sha256=result.file.sha256)
-    return ModelRef(version=1, file=file), result.timing.wall_s / (max(result.epochs, 1) * trained * copies)
+        result = self._carry_out("train", task)
+        assert isinstance(result, TrainResult)
+        if result.status is not Status.DONE or result.file is None:
+            raise TaskError(
+                f"the trial training failed on {result.timing.host}: {result.reason}",
+                "Check potential and training.",
+            )
+        file = FileRef(path=task.output, sha256=result.file.sha256)
+        return ModelRef(version=1, file=file), result.timing.wall_s / (max(result.epochs, 1) * trained * copies)
 
-
-def try_walk(settings: CampaignSettings, frames: Systems, model: ModelRef) -> tuple[float, int]:
-    """Make 100 biased MD steps with one batch of walkers.
-
-    Returns:
-        Seconds per step of the whole batch, and the walker steps made.
-
-    Raises:
-        TaskError: the walk failed.
-    """
-    slots = min(settings.walkers.batch, settings.walkers.count)
-    temperatures = settings.walkers.temperatures_K
-    result = run_walk(
-        WalkTask(
-            task="check-walk",
-            round=0,
-            item=0,
-            model=model,
-            settings=settings.walkers,
-            temperatures_K=tuple(temperatures[slot % len(temperatures)] for slot in range(slots)),
-            starts=tuple(frame for group in frames.values() for frame in group),
-            resume=(None,) * slots,
-            steps=STEPS,
-            enough=0,
-            seed=seed_for(settings.seed, Stream.WALK, 0, 0),
-            threads=settings.site.walk_threads,
+    def _walk(self, labels: list[Label], model: ModelRef) -> tuple[float, int]:
+        """Make 100 biased MD steps with one batch of walkers: seconds per step of the batch, walker steps made."""
+        settings = self.settings
+        temperatures = settings.walkers.temperatures_K
+        slots = settings.walkers.batch
+        self.tell(f"walking {STEPS} steps with {slots} walkers")
+        result = self._carry_out(
+            "walk",
+            WalkTask(
+                task="check-walk",
+                round=0,
+                item=0,
+                model=model,
+                settings=settings.walkers,
+                temperatures_K=tuple(temperatures[slot % len(temperatures)] for slot in range(slots)),
+                starts=tuple(label.frame for label in labels),
+                resume=(None,) * slots,
+                steps=STEPS,
+                enough=0,
+                seed=seed_for(settings.seed, Stream.WALK, 0, 0),
+                threads=settings.site.walk_threads,
+            ),
         )
-    )
-    if result.status is not Status.DONE or result.walker_steps == 0:
-        raise TaskError(f"the trial walk failed: {result.reason}", "Check walkers.timestep_fs and the structures.")
-    return result.timing.wall_s * slots / result.walker_steps, result.walker_steps
+        assert isinstance(result, WalkResult)
+        if result.status is not Status.DONE or result.walker_steps == 0:
+            raise TaskError(
+                f"the trial walk failed on {result.timing.host}: {result.reason or 'no step was made'}",
+                "Check walkers.timestep_fs and the structures.",
+            )
+        return result.timing.wall_s * slots / result.walker_steps, result.walker_steps
+
+    def _carry_out(self, kind: str, task: Task) -> Result:
+        return self._results(kind, [self.steps.submit(task)])[0]
+
+    def _results(self, kind: str, futures: Sequence[Future[Result]]) -> list[Result]:
+        """Results of some tasks; what happens to the machine meanwhile is told.
+
+        Raises:
+            PipelineError: of the first that raised one.
+        """
+        late = True
+        while late:
+            late = bool(wait(futures, timeout=POLL_S).not_done)
+            for notice in self.steps.notices():
+                self.notice(notice)
+        try:
+            return [future.result() for future in futures]
+        except PipelineError as error:
+            raise type(error)(f"the trial {kind}: {error.message}", error.remedy) from error
 
 
-def estimate(settings: CampaignSettings, costs: Costs) -> Estimate:
-    """Wall time of the campaign from measured costs, on the slots of the site.
+def label_costs(timings: Sequence[Timing]) -> tuple[float, float]:
+    """Median seconds per label, and between two labels of one worker.
 
-    Every round walks its full segments and trains its full epochs; a campaign that stops early takes less.
+    The first label of a worker counts only where none made a second one: it may load things. Without second ones nothing is
+    known of the time between, and it is taken to be 0.
     """
-    site = settings.site
-    asked = max(settings.labels.budget - settings.labels.initial, 0)
-    rounds = min(math.ceil(asked / settings.selection.batch), settings.stop.max_rounds)
-    share = 1.0 - settings.labels.splits.validation - settings.labels.splits.calibration
-    sizes = [settings.labels.initial + done * settings.selection.batch for done in range(rounds + 1)]
-    warm = settings.training.warm_epochs if settings.training.start == "warm" else settings.training.epochs
-    epochs = [settings.training.epochs, *[warm] * rounds]
-    waves = math.ceil(settings.walkers.count / settings.walkers.batch / site.walk_slots)
-    return Estimate(
-        rounds=rounds,
-        label_s=sizes[-1] * costs.label_s / site.label_slots,
-        train_s=costs.structure_epoch_s * sum(n * share * e for n, e in zip(sizes, epochs, strict=True)),
-        walk_s=rounds * waves * settings.walkers.segment_steps * costs.walker_step_s,
-    )
-
-
-def run_trial(
-    settings: CampaignSettings, frames: Systems, directory: Path, tell: Callable[[str], None]
-) -> tuple[Costs, Estimate]:
-    """Label, train and walk in small, one after another in this process.
-
-    Args:
-        settings: the campaign.
-        frames: start structures.
-        directory: existing directory for files that may be thrown away.
-        tell: is told what begins.
-
-    Raises:
-        TaskError: one of the three failed.
-    """
-    tell("labelling")
-    labels, label_s = try_labels(settings, frames, directory)
-    tell("training")
-    model, structure_epoch_s = try_training(settings, labels, directory)
-    tell("walking")
-    walker_step_s, walker_steps = try_walk(settings, frames, model)
-    costs = Costs(
-        label_s=label_s, structure_epoch_s=structure_epoch_s, walker_step_s=walker_step_s, walker_steps=walker_steps
-    )
-    return costs, estimate(settings, costs)
+    ordered = sorted(timings, key=lambda timing: (timing.host, timing.started))
+    workers = [list(group) for _, group in groupby(ordered, key=lambda timing: timing.host)]
+    later = [timing for worker in workers for timing in worker[1:]]
+    between = [after.started - before.ended for worker in workers for before, after in pairwise(worker)]
+    seconds = float(np.median([timing.wall_s for timing in later or ordered]))
+    return seconds, max(float(np.median(between)), 0.0) if between else 0.0

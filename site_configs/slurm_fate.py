@@ -86,6 +86,8 @@ def why_no_worker(job: Job, label: str, count: int) -> SiteError:
         remedy = (
             "Its node cannot reach the driver's: set site.interface to a network interface that it can (see ip addr)."
         )
+    elif not tail and not path.exists():
+        remedy = "Its node could not even make that file: choose a --dir on a disk that all nodes share."
     else:
         remedy = f"Mend site.worker_init, site.{label}.worker_init or site.python; the script is {job.output}.sh."
     return SiteError(f"{label} job {job.id}{where} ended ({job.state}) without a worker{times}; {said}", f"\n{remedy}")

@@ -23,7 +23,7 @@ from pipeline.intake import open_campaign
 
 OPTIONS = {
     "init": ["template", "directory", "--help"],
-    "check": ["campaign", "--dir", "--set", "--help"],
+    "check": ["campaign", "--dir", "--site", "--set", "--json", "--help"],
     "run": ["campaign", "--dir", "--set", "--quiet", "--as-job", "--help"],
     "submit": ["campaign", "--dir", "--set", "--help"],
     "status": ["directory", "--help"],
