@@ -82,13 +82,15 @@ _LATER = (
     "standby mode",
     "submitlimit",
     "submitjob",
-    "submit limit",
     "maxjobcount",
+    "no space left",
 )
 """Words of refusals that pass by themselves."""
 
 _PER_JOB = ("perjob", "wallduration")
 """Limits on one job, which no waiting satisfies."""
+
+_SIZE = "cores_per_node, gpus_per_node or memory_GB_per_node"
 
 _REMEDIES = {
     "invalid partition": "partition",
@@ -105,12 +107,12 @@ _REMEDIES = {
     "gres": "gres",
     "gpu": "gres",
     "memory specification": "memory_GB_per_node",
-    "node configuration": "cores_per_node",
-    "partition configuration": "cores_per_node",
-    "more processors requested": "cores_per_node",
-    "cpu count": "cores_per_node",
+    "node configuration": _SIZE,
+    "partition configuration": _SIZE,
+    "more processors requested": _SIZE,
+    "cpu count": _SIZE,
     "node count": "nodes_per_block",
-    "perjob": "cores_per_node",
+    "perjob": _SIZE,
     "unrecognized option": "scheduler_options",
     "invalid option": "scheduler_options",
     "invalid argument": "scheduler_options",
@@ -126,7 +128,7 @@ _SEE = {
     "walltime": "sinfo -o '%P %l' lists the limits",
     "gres": "sinfo -o '%P %G' lists the GPUs of the nodes (with gpus_per_node they are asked for by number alone)",
     "memory_GB_per_node": "sinfo -o '%P %m' lists the memory of the nodes in MB",
-    "cores_per_node": "sinfo -o '%P %c %m %G' lists cores, memory in MB and GPUs of the nodes",
+    _SIZE: "sinfo -o '%P %c %m %G' lists cores, memory in MB and GPUs of the nodes",
     "nodes_per_block": "sinfo -o '%P %D %s' lists the limits",
     "scheduler_options": "they are written as on the command line of sbatch",
 }
@@ -150,7 +152,7 @@ def refusal(words: str, label: str, *, trusted: bool) -> Refusal:
     key = next((key for phrase, key in _REMEDIES.items() if phrase in lower), None)
     if key is None:
         return Refusal(words, not trusted, f"Look at the site section: site.{label}." if not trusted else "")
-    return Refusal(words, True, f"Set site.{label}.{key}: {_there(key)}.")
+    return Refusal(words, True, f"Change {key} of site.{label}: {_there(key)}.")
 
 
 def _there(key: str) -> str:
