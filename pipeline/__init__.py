@@ -8,8 +8,8 @@ The map, bottom-up: a module imports only from modules above itself.
 ``settings``           the campaign file as frozen pydantic models
 ``frames``             one structure
 ``records``            everything that crosses a process border
-``node``               the machine a task happens to run on
 ``durable``            files that are there as a whole or not at all
+``node``               the machine a task happens to run on
 ``columns``            HDF5 groups of frames and ragged arrays
 ``shards``             immutable files of labels, candidates and walkers
 ``batching``           many structures as one flat batch with neighbour rows
@@ -30,6 +30,7 @@ The map, bottom-up: a module imports only from modules above itself.
 ``analysis``           coverage, errors, collective variables, held-out sets
 ``events``             facts, one dataclass each
 ``event_log``          the append-only log of events
+``rows``               sequences that grow and never change
 ``state``              what is known: the fold of the events
 ``policy``             what to do next: pure functions of what is known
 ``estimate``           what a campaign will take
@@ -39,7 +40,8 @@ The map, bottom-up: a module imports only from modules above itself.
 ``recording``          from results to files and events
 ``steps``, ``inline``  who carries tasks out
 ``trial``              a campaign in small: what `farwalk check` runs
-``campaign``           the loop
+``driver``             the loop
+``campaign``           a campaign directory, made or taken up, and run
 ``export``             labels or the model as one file
 ``monitor``            tables and figures from a campaign directory
 =====================  ==========================================================================================

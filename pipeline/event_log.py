@@ -8,7 +8,8 @@ next append. Any other damage is refused.
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,40 @@ class History:
     length: int
 
 
+class Reading:
+    """Reads a log from its beginning, one event at a time, also while a driver writes to it.
+
+    Args:
+        path: the log.
+
+    Attributes:
+        count: events read so far.
+        length: bytes that hold them.
+
+    Raises:
+        StoreError: missing, damaged before its last line, or of another schema version (while iterating).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.count = 0
+        self.length = 0
+
+    def __iter__(self) -> Iterator[Event]:
+        try:
+            stream = self._path.open("rb")
+        except FileNotFoundError:
+            raise StoreError(f"{self._path}: there is no event log.", "Give the directory of a campaign.") from None
+        with stream:
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return
+                event = _decode(line[:-1], self.count, self._path)
+                self.count += 1
+                self.length += len(line)
+                yield event
+
+
 def encode(event: Event, sequence: int) -> bytes:
     """One line of the log."""
     body = json.dumps(to_plain(event), ensure_ascii=False, separators=(",", ":"))
@@ -35,19 +70,14 @@ def encode(event: Event, sequence: int) -> bytes:
 
 
 def read_events(path: Path) -> History:
-    """All events of a log; also while a driver writes to it.
+    """All events of a log at once; also while a driver writes to it.
 
     Raises:
         StoreError: missing, damaged before its last line, or of another schema version.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise StoreError(f"{path}: there is no event log.", "Give the directory of a campaign.") from None
-    end = data.rfind(b"\n") + 1
-    lines = data[:end].split(b"\n")[:-1]
-    events = tuple(_decode(line, number, path) for number, line in enumerate(lines))
-    return History(events, end)
+    reading = Reading(path)
+    events = tuple(reading)
+    return History(events, reading.length)
 
 
 def _decode(line: bytes, number: int, path: Path) -> Event:
@@ -74,17 +104,19 @@ class EventLog:
 
     Args:
         path: the log, made when it is not there.
+        after: a reading of the whole log; None reads it here.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, after: Reading | None = None) -> None:
         self._path = path
-        history = read_events(path) if path.exists() else History((), 0)
-        self.events: tuple[Event, ...] = history.events
-        self._sequence = len(history.events)
-        self._length = history.length
+        if after is None:
+            after = Reading(path)
+            if path.exists():
+                deque(after, maxlen=0)
+        self._sequence, self._length = after.count, after.length
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        if os.fstat(self._descriptor).st_size > history.length:
-            os.ftruncate(self._descriptor, history.length)
+        if os.fstat(self._descriptor).st_size > self._length:
+            os.ftruncate(self._descriptor, self._length)
             os.fsync(self._descriptor)
 
     @property

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pipeline.errors import StoreError
 from pipeline.records import FileRef, Scores, Split, Timing
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the events. Reading refuses any other."""
 
 
@@ -84,24 +84,31 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walked:
-    """A batch of walkers finished its segment.
+    """A batch of walkers finished a leg of its segment.
 
     Attributes:
-        item: which batch.
+        item: which batch; leg: counts from 0 in each segment.
         candidates, walkers: shards; ``count`` candidates.
-        stops: walkers that stopped, per reason.
+        stops: walkers that stopped in this leg, per reason.
+        walker_steps: MD steps of all slots together in this leg; steps: of each slot.
+        steps_left: of each slot, to the end of the segment; 0: the segment is over, also when it ended early.
+        born: walkers that each slot has had so far in this segment.
     """
 
     kind: Literal["walked"] = "walked"
     time: float
     round: int
     item: int
+    leg: int
     version: int
     candidates: FileRef
     walkers: FileRef
     count: int
     stops: dict[str, int]
     walker_steps: int
+    steps: int
+    steps_left: int
+    born: tuple[int, ...]
     timing: Timing
 
 
@@ -205,6 +212,19 @@ class TaskFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLost:
+    """The worker of a walk, selection or training was lost for good; the task is made again while the rest goes on."""
+
+    kind: Literal["task_lost"] = "task_lost"
+    time: float
+    work: Work
+    round: int
+    task: str
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Noticed:
     """Something happened to the machine: a worker or job was lost, a submission refused. ``remedy``: what a person must do."""
 
@@ -216,7 +236,7 @@ class Noticed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
-    """The driver ended with nothing in flight."""
+    """The driver ended; what was still in flight, if anything, was left behind."""
 
     kind: Literal["stopped"] = "stopped"
     time: float
@@ -235,6 +255,7 @@ Event = (
     | Gathered
     | Trained
     | TaskFailed
+    | TaskLost
     | Noticed
     | Stopped
 )

@@ -6,35 +6,39 @@ order in which results arrive, so a campaign is the same wherever its tasks run.
 """
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 
-from pipeline.events import EndReason, Labelled, Work
-from pipeline.records import Split
+from pipeline.events import EndReason, Labelled, Walked, Work
+from pipeline.records import Split, StopReason
 from pipeline.settings.campaign import CampaignSettings
-from pipeline.state import CampaignState
+from pipeline.state import MAX_STARTS, CampaignState
 
 MAX_BARREN = 3
 """Rounds in a row without a new label after which a campaign ends."""
 SMALLEST_ROUND = 8
 """Labels a round may ask for however few there are: a round costs a walk and a training."""
-MAX_STARTS = 64
-"""Labelled structures handed to a batch of walkers to start from."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Request:
-    """A task to be made: what, in which round, which one. For training ``item`` is the model version."""
+    """A task to be made: what, in which round, which one. For training ``item`` is the model version.
+
+    A walk is cut into legs, one task after the other: ``leg`` counts them.
+    """
 
     work: Work
     round: int
     item: int = 0
+    leg: int = 0
 
     @property
     def name(self) -> str:
         """Unique in the campaign, the same on every run."""
         if self.work is Work.TRAIN:
             return f"train-v{self.item:04d}"
-        return f"{self.work.value}-r{self.round:04d}-{self.item:04d}"
+        leg = f"-l{self.leg:02d}" if self.work is Work.WALK else ""
+        return f"{self.work.value}-r{self.round:04d}-{self.item:04d}{leg}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Decision:
 
 
 def decide(
-    state: CampaignState, settings: CampaignSettings, *, now: float, in_flight: frozenset[str] = frozenset()
+    state: CampaignState, settings: CampaignSettings, *, now: float, in_flight: Set[str] = frozenset()
 ) -> Decision:
     """The next step of a campaign.
 
@@ -71,7 +75,8 @@ def decide(
     hours = settings.stop.max_wall_h
     if hours is not None and state.wall_s(now) >= hours * 3600.0:
         return Decision(end=End(EndReason.MAX_WALL, f"the campaign has run for stop.max_wall_h = {hours:g} h"))
-    decision = _initial(state, settings) if state.round == 0 else _round(state, settings)
+    schedule = _initial if state.round == 0 else _round
+    decision = schedule(state, settings, len(in_flight))
     return Decision(
         requests=tuple(request for request in decision.requests if request.name not in in_flight),
         gather=decision.gather,
@@ -83,9 +88,8 @@ def labels_asked(state: CampaignState, settings: CampaignSettings) -> int:
     """How many labels the present round asks for in all, once that is known; 0 before."""
     if state.round == 0:
         # one more for each that failed, up to as many again, unless none succeeds at all: then the reference is at fault
-        labels, failures = len(state.labels), len(state.failures)
-        asked = settings.labels.initial + (failures if labels else 0)
-        return max(min(asked, 2 * settings.labels.initial, settings.labels.budget), labels + failures)
+        asked = settings.labels.initial + (state.failed if state.labelled else 0)
+        return max(min(asked, 2 * settings.labels.initial, settings.labels.budget), state.spent)
     return state.selected.count if state.selected is not None else 0
 
 
@@ -94,7 +98,7 @@ def picks_allowed(state: CampaignState, settings: CampaignSettings) -> int:
 
     Few while there are few labels: what a poor model proposes is alike and near its start, and the next model knows it.
     """
-    return picks_at(len(state.labels), state.spent, settings)
+    return picks_at(state.labelled, state.spent, settings)
 
 
 def picks_at(labels: int, spent: int, settings: CampaignSettings) -> int:
@@ -125,23 +129,30 @@ def start_labels(state: CampaignState) -> tuple[Labelled, ...]:
 
     In the order of their numbers; at most 64 in all, but at least one per system.
     """
-    done = sorted((row for row in state.labels if row.round < state.round), key=lambda row: row.number)
-    systems = sorted({row.system for row in done})
-    chosen: list[Labelled] = []
-    for system in systems:
-        rows = [row for row in done if row.system == system]
-        newest = [row for row in rows if row.round == rows[-1].round]
-        chosen += newest[-max(1, MAX_STARTS // len(systems)) :]
+    share = max(1, MAX_STARTS // max(1, len(state.newest)))
+    chosen = [row for rows in state.newest.values() for row in rows[-share:]]
     return tuple(sorted(chosen, key=lambda row: row.number))
 
 
 def fresh_labels(state: CampaignState) -> tuple[Labelled, ...]:
-    """Labels the running model has not seen, in the order of their numbers; none before the first model."""
-    if not state.models:
-        return ()
-    return tuple(
-        sorted((row for row in state.labels if row.round > state.models[-1].round), key=lambda row: row.number)
-    )
+    """Labels the running model has not seen, in the order of their numbers; none before the first model.
+
+    They are all of the present round: a round with labels ends in a model.
+    """
+    return state.round_labels if state.models else ()
+
+
+def last_leg(state: CampaignState, item: int) -> Walked | None:
+    """The last leg that one batch has made in the present round; None before its first."""
+    return next((walk for walk in reversed(state.walked) if walk.item == item), None)
+
+
+def enough_left(state: CampaignState, item: int, settings: CampaignSettings) -> int:
+    """Stopped walkers after which the next leg of a batch may end its segment early."""
+    legs = [walk for walk in state.walked if walk.item == item]
+    stopped = sum(sum(walk.stops.values()) - walk.stops.get(StopReason.COMPLETED, 0) for walk in legs)
+    # a budget lowered in the middle of a segment must not turn "enough already" into 0, which means never
+    return max(1, enough_per_batch(state, settings) - stopped)
 
 
 def rounds_on_target(state: CampaignState, settings: CampaignSettings) -> int:
@@ -155,46 +166,56 @@ def rounds_on_target(state: CampaignState, settings: CampaignSettings) -> int:
     return count
 
 
-def _initial(state: CampaignState, settings: CampaignSettings) -> Decision:
-    labels = _missing_labels(state, settings)
-    if labels:
-        return Decision(requests=labels)
-    present = {row.split for row in state.labels}
+def _initial(state: CampaignState, settings: CampaignSettings, in_flight: int) -> Decision:
+    if state.spent < labels_asked(state, settings):
+        return Decision(requests=_missing_labels(state, settings, in_flight))
+    present = {row.split for row in state.arrived}
     if len(present) == len(Split):
         return _train(state)
-    if state.labels and state.spent < settings.labels.budget:
+    if state.labelled and state.spent < settings.labels.budget:
         return Decision(requests=(Request(Work.LABEL, 0, state.spent),))
-    last = state.failures[-1] if state.failures else None
+    last = state.round_failures[-1] if state.round_failures else None
     reason = f"; the last one failed because {last.reason}" if last else ""
-    message = f"{len(state.labels)} of {state.spent} initial labels succeeded, too few to train and calibrate{reason}"
+    message = f"{state.labelled} of {state.spent} initial labels succeeded, too few to train and calibrate{reason}"
     return Decision(end=End(EndReason.LABELS_FAILED, message))
 
 
-def _round(state: CampaignState, settings: CampaignSettings) -> Decision:
+def _round(state: CampaignState, settings: CampaignSettings, in_flight: int) -> Decision:
     if state.selected is None:
-        walked = {walk.item for walk in state.walked}
         # a round that has begun is finished, so that a changed stop rule never leaves half of one behind
-        end = None if walked else _end_of_rounds(state, settings)
+        end = None if state.walked else _end_of_rounds(state, settings)
         if end is not None:
             return Decision(end=end)
-        missing = [item for item in range(batches(settings)) if item not in walked]
-        if missing:
-            return Decision(requests=tuple(Request(Work.WALK, state.round, item) for item in missing))
+        legs = _missing_legs(state, settings)
+        if legs:
+            return Decision(requests=legs)
         if picks_allowed(state, settings) < 1:  # the budget was lowered in the middle of the round
             return Decision(end=_budget_spent(state, settings))
         return Decision(requests=(Request(Work.SELECT, state.round),))
-    labels = _missing_labels(state, settings)
-    return Decision(requests=labels) if labels else _train(state)
+    if len(state.arrived) + len(state.round_failures) < state.selected.count:
+        return Decision(requests=_missing_labels(state, settings, in_flight))
+    return _train(state)
 
 
-def _missing_labels(state: CampaignState, settings: CampaignSettings) -> tuple[Request, ...]:
-    known = {row.item for row in state.round_labels} | {row.item for row in state.round_failures}
-    asked = range(labels_asked(state, settings))
-    return tuple(Request(Work.LABEL, state.round, item) for item in asked if item not in known)
+def _missing_legs(state: CampaignState, settings: CampaignSettings) -> tuple[Request, ...]:
+    """The next leg of every batch that has not made all of its segment."""
+    last = {walk.item: walk for walk in state.walked}
+    next_leg = {item: walk.leg + 1 if walk.steps_left else None for item, walk in last.items()}
+    legs = ((item, next_leg.get(item, 0)) for item in range(batches(settings)))
+    return tuple(Request(Work.WALK, state.round, item, leg) for item, leg in legs if leg is not None)
+
+
+def _missing_labels(state: CampaignState, settings: CampaignSettings, in_flight: int) -> tuple[Request, ...]:
+    """Labels of the present round that are neither there nor in flight; looks for them only when the count says so."""
+    asked = labels_asked(state, settings)
+    if len(state.arrived) + len(state.round_failures) + in_flight >= asked:
+        return ()  # while a round labels, nothing else is in flight
+    known = {row.item for row in state.arrived} | {row.item for row in state.round_failures}
+    return tuple(Request(Work.LABEL, state.round, item) for item in range(asked) if item not in known)
 
 
 def _train(state: CampaignState) -> Decision:
-    if not any(gathered.round == state.round for gathered in state.gathered):
+    if not state.is_gathered:
         return Decision(gather=True)
     return Decision(requests=(Request(Work.TRAIN, state.round, len(state.models) + 1),))
 

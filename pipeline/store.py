@@ -23,10 +23,10 @@ from pathlib import Path
 
 from pipeline.durable import sync_directory, sync_file, verify, write_text_durably
 from pipeline.errors import StoreError
-from pipeline.event_log import EventLog, read_events
+from pipeline.event_log import EventLog, Reading, read_events
 from pipeline.events import Event, Labelled
-from pipeline.records import Candidate, FileRef, Label, WalkerState
-from pipeline.shards import read_labels, write_candidates, write_labels, write_walkers
+from pipeline.records import FileRef, Label
+from pipeline.shards import read_labels, write_labels
 from pipeline.state import CampaignState, fold
 
 SCRATCH_PREFIX = "farwalk-"
@@ -97,9 +97,19 @@ class Store:
         """Where an engine may write its logs."""
         return self.root / "runinfo"
 
-    def open_log(self) -> EventLog:
-        """The event log for writing; hold the lock first."""
-        return EventLog(self.log_path)
+    def open_log(self) -> tuple[EventLog, CampaignState]:
+        """The event log for writing, and the state after all its events; hold the lock first.
+
+        Raises:
+            StoreError: the log is damaged or of another version.
+        """
+        reading = Reading(self.log_path)
+        state = fold(reading)
+        return EventLog(self.log_path, reading), state
+
+    def reading(self) -> Reading:
+        """All events so far, one at a time; only reads."""
+        return Reading(self.log_path)
 
     def events(self) -> tuple[Event, ...]:
         """All events so far; only reads.
@@ -115,7 +125,7 @@ class Store:
         Raises:
             StoreError: the log is damaged or of another version.
         """
-        return fold(self.events())
+        return fold(self.reading())
 
     def absolute(self, file: FileRef) -> FileRef:
         """A file of an event, for a task."""
@@ -129,13 +139,13 @@ class Store:
         """Write a shard of labels; returns it as an event names it."""
         return self.relative(write_labels(self._shard(name), labels))
 
-    def put_candidates(self, name: str, candidates: Sequence[Candidate]) -> FileRef:
-        """Write a shard of candidates; returns it as an event names it."""
-        return self.relative(write_candidates(self._shard(name), candidates))
+    def publish_shard(self, file: FileRef, name: str) -> FileRef:
+        """Move a shard that a worker wrote to its place; returns it as an event names it.
 
-    def put_walkers(self, name: str, walkers: Sequence[WalkerState | None]) -> FileRef:
-        """Write a shard of walkers; returns it as an event names it."""
-        return self.relative(write_walkers(self._shard(name), walkers))
+        Raises:
+            StoreError: the file is missing or not the one the worker wrote.
+        """
+        return self._publish(file, self._shard(name))
 
     def rows(self, rows: Sequence[Labelled]) -> list[Label]:
         """The labels of some events, in their order.
@@ -159,8 +169,7 @@ class Store:
         Raises:
             StoreError: a shard is missing or changed.
         """
-        gathered = {event.round for event in state.gathered}
-        loose = sorted((row for row in state.labels if row.round not in gathered), key=lambda row: row.number)
+        loose = () if state.is_gathered else state.round_labels
         return read_labels([self.absolute(event.file) for event in state.gathered]) + self.rows(loose)
 
     def scratch_of(self, task: str) -> Path:
@@ -179,12 +188,7 @@ class Store:
         Raises:
             StoreError: the file is missing or not the one the worker wrote.
         """
-        source = verify(file)
-        sync_file(source)
-        target = self.root / "models" / f"v{version:04d}.pt"
-        source.replace(target)
-        sync_directory(target.parent)
-        return self.relative(FileRef(path=str(target.resolve()), sha256=file.sha256))
+        return self._publish(file, self.root / "models" / f"v{version:04d}.pt")
 
     def discard_unfinished(self) -> None:
         """Remove temporary files of writes that a killed driver did not finish; hold the lock first."""
@@ -192,6 +196,13 @@ class Store:
             for path in folder.glob(".*.tmp"):
                 if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
                     path.unlink(missing_ok=True)
+
+    def _publish(self, file: FileRef, target: Path) -> FileRef:
+        source = verify(file)
+        sync_file(source)
+        source.replace(target)
+        sync_directory(target.parent)
+        return self.relative(FileRef(path=str(target.resolve()), sha256=file.sha256))
 
     def _shard(self, name: str) -> Path:
         return self.root / "shards" / f"{name}.h5"

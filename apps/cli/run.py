@@ -116,4 +116,4 @@ def tell_outcome(outcome: Outcome, place: Path, campaign: Path, options: Sequenc
         sys.stderr.write(f"stopped on request; go on with: {again}\n")
         raise typer.Exit(EXIT_STOPPED)
     OUT.print(f"done: {outcome.message}", markup=False)
-    OUT.print(f"{len(outcome.state.labels)} labels, {len(outcome.state.models)} models in {place}", markup=False)
+    OUT.print(f"{outcome.state.labelled} labels, {len(outcome.state.models)} models in {place}", markup=False)

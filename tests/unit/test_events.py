@@ -16,11 +16,13 @@ from pipeline.events import (
     Gathered,
     LabelFailed,
     Labelled,
+    Noticed,
     Resumed,
     Selected,
     Stopped,
     Submitted,
     TaskFailed,
+    TaskLost,
     Trained,
     Walked,
     Work,
@@ -34,7 +36,7 @@ SCORES = Scores(count=3, energy_rmse=0.1, energy_mae=0.05, force_rmse=1 / 3, for
 EXAMPLES: list[Event] = [
     Created(
         time=1.0,
-        schema=1,
+        schema=2,
         settings={"name": "Übung", "a": [1, {"b": None}]},
         digest="d",
         structures="s",
@@ -46,12 +48,16 @@ EXAMPLES: list[Event] = [
         time=4.0,
         round=1,
         item=0,
+        leg=2,
         version=1,
         candidates=FILE,
         walkers=FILE,
         count=2,
         stops={"uncertain": 1},
-        walker_steps=5,
+        walker_steps=10,
+        steps=5,
+        steps_left=7,
+        born=(1, 3),
         timing=TIMING,
     ),
     Selected(time=5.0, round=1, picks=None, count=0, dropped={"known": 3}, timing=None),
@@ -95,6 +101,8 @@ EXAMPLES: list[Event] = [
         timing=TIMING,
     ),
     TaskFailed(time=10.0, work=Work.TRAIN, round=1, task="train-v0003", reason="no"),
+    TaskLost(time=10.0, work=Work.WALK, round=1, task="walk-r0001-0000-l00", reason="gone", remedy="more memory"),
+    Noticed(time=10.5, text="job 7 was cancelled", remedy=""),
     Stopped(time=11.0, reason=EndReason.BUDGET, message="done"),
 ]
 
@@ -112,7 +120,7 @@ def test_there_is_an_example_of_every_event():
     assert {type(event) for event in EXAMPLES} == set(typing.get_args(Event))
     kinds = [cls.__dataclass_fields__["kind"].default for cls in typing.get_args(Event)]
     assert len(set(kinds)) == len(kinds)
-    assert module.SCHEMA == 1
+    assert module.SCHEMA == 2
 
 
 def test_events_come_back_equal(log_path):
@@ -163,9 +171,9 @@ def test_a_missing_or_doubled_line_is_refused(log_path):
 
 
 def test_another_schema_version_is_named(tmp_path):
-    created = dataclasses.replace(EXAMPLES[0], schema=2)
+    created = dataclasses.replace(EXAMPLES[0], schema=3)
     (tmp_path / "events.jsonl").write_bytes(encode(created, 0))
-    with pytest.raises(StoreError, match="version 2"):
+    with pytest.raises(StoreError, match="version 3"):
         read_events(tmp_path / "events.jsonl")
 
 

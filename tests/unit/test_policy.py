@@ -19,7 +19,7 @@ from pipeline.state import begin
 
 def fresh_state(chosen):
     return begin(
-        Created(time=0.0, schema=1, settings=chosen.model_dump(mode="json"), digest="", structures="", versions={})
+        Created(time=0.0, schema=2, settings=chosen.model_dump(mode="json"), digest="", structures="", versions={})
     )
 
 
@@ -76,7 +76,7 @@ def test_rounds_grow_with_the_labels_up_to_the_batch():
     chosen = settings(selection__batch=20, selection__growth=0.25, labels__budget=500)
     sizes = []
     for count in (4, 40, 60, 200, 490):
-        state = replace(fresh_state(chosen), labels=tuple(labelled(number) for number in range(count)))
+        state = replace(fresh_state(chosen), labelled=count)
         sizes.append(picks_allowed(state, chosen))
     assert sizes == [8, 10, 15, 20, 10]
 

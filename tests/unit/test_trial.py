@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from apps.cli.application import application
 from pipeline.campaign import Campaign
 from pipeline.estimate import Costs, Share, estimate, labels_by_round, share_of
+from pipeline.events import Labelled
 from pipeline.records import Timing
 from pipeline.settings import CampaignSettings
 from pipeline.settings.site import SlurmSite
@@ -111,6 +112,6 @@ def test_check_refuses_a_reference_that_cannot_label(tmp_path: Path) -> None:
 
 def test_a_campaign_asks_for_the_labels_of_the_estimate(tmp_path: Path) -> None:
     campaign = Campaign.create_or_open(made_up_settings(), made_up_systems(), tmp_path / "c")
-    state = campaign.run(MadeUpSteps()).state
-    rounds = Counter(label.round for label in state.labels)
+    campaign.run(MadeUpSteps())
+    rounds = Counter(event.round for event in campaign.store.reading() if isinstance(event, Labelled))
     assert list(labels_by_round(campaign.settings)) == [rounds[number] for number in sorted(rounds)]

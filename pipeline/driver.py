@@ -1,0 +1,269 @@
+"""The loop: ask the policy, hand tasks out, take what is done, record, repeat.
+
+What a wake-up costs depends on what happened since the last one, not on how many tasks are outstanding or were ever made.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+from pipeline.errors import LostWorkerError, PipelineError, TaskError
+from pipeline.event_log import EventLog
+from pipeline.events import (
+    EndReason,
+    Event,
+    Noticed,
+    Resumed,
+    Stopped,
+    Submitted,
+    TaskFailed,
+    TaskLost,
+    Work,
+)
+from pipeline.frames import Frame
+from pipeline.policy import Decision, End, Request, decide
+from pipeline.recording import Finished, Recorder, nothing_to_select
+from pipeline.records import Result, Status
+from pipeline.settings.campaign import CampaignSettings
+from pipeline.state import CampaignState, apply
+from pipeline.steps import Notice, Steps
+from pipeline.store import Store
+from pipeline.tasks import Job, TaskMaker
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+"""How often the loop looks for a stop, notices and the wall-time limit while nothing is done, seconds."""
+GATHER_S = 0.005
+"""How long it waits for more once something is done, seconds: one shard and one write of the log serve all of it."""
+MOST_TRIES = 3
+"""How often a walk, selection or training is made again whose worker was lost for good."""
+QUIET_S = 600.0
+"""A notice is not repeated within this time, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended, and what is known then."""
+
+    reason: EndReason
+    message: str
+    state: CampaignState
+
+
+@dataclass(slots=True)
+class Driver:
+    """One run of a campaign: the only part with changing state.
+
+    Attributes:
+        store, settings, starts: the campaign.
+        steps: carry tasks out.
+        log: of events; hold the lock of the campaign.
+        state: what is known.
+        on_event: called after each event is on disk.
+        waiting: requests that are asked for but not handed out.
+        running: tasks handed out.
+        busy: how many of these of each kind.
+        in_flight: names of all these.
+        done: tasks handed out that are over, filled by other threads.
+        told: notices and when they were last told.
+        ended: when it became known that no more tasks are handed out.
+        bug: the first exception of a task that has a bug.
+    """
+
+    store: Store
+    settings: CampaignSettings
+    starts: Sequence[Frame]
+    steps: Steps
+    log: EventLog
+    state: CampaignState
+    on_event: Callable[[Event], None]
+    waiting: deque[Request] = field(default_factory=deque)
+    running: dict[Future[Result], Job] = field(default_factory=dict)
+    busy: Counter[Work] = field(default_factory=Counter)
+    in_flight: set[str] = field(default_factory=set)
+    done: SimpleQueue[Future[Result]] = field(default_factory=SimpleQueue)
+    told: dict[str, float] = field(default_factory=dict)
+    ended: float | None = None
+    bug: BaseException | None = None
+    maker: TaskMaker = field(init=False)
+    recorder: Recorder = field(init=False)
+
+    def __post_init__(self) -> None:
+        session = f"{os.getpid()}-{time.time_ns()}"
+        self.maker = TaskMaker(self.store, self.settings, self.starts, session)
+        self.recorder = Recorder(self.store, self.settings)
+
+    def run(self, stop_requested: Callable[[], bool], leave_requested: Callable[[], bool]) -> Outcome:
+        """The loop, until the campaign ends or a stop is asked for.
+
+        Raises:
+            StoreError: the campaign directory is damaged or full.
+            TaskError: a task failed and the campaign cannot go on.
+        """
+        if self.log.next_sequence > 1:
+            resumed = _resumed(self.settings)
+            stopped = self.state.stopped
+            end = self._decide(apply(self.state, resumed)).end
+            if stopped is not None and end is not None and end.reason is stopped.reason:
+                return Outcome(stopped.reason, stopped.message, self.state)
+            self._tell(resumed)
+        while True:
+            leave = leave_requested()
+            end = self._hand_out(stop_requested() or leave)
+            if end is not None and (leave or not self.running or self._is_overdue(end)):
+                return self._finish(end)
+            self._record(self._wait())
+            self._notice(self.steps.notices())
+
+    def _decide(self, state: CampaignState) -> Decision:
+        return decide(state, self.settings, now=time.time(), in_flight=self.in_flight)
+
+    def _hand_out(self, stop: bool) -> End | None:
+        """Bring everything into flight that can be; says why not, when the campaign ends."""
+        decision = self._decide(self.state)
+        while decision.gather and not stop:
+            self._tell(self.recorder.gather(self.state, now=time.time()))
+            decision = self._decide(self.state)
+        end = decision.end
+        if stop:
+            end = End(EndReason.INTERRUPTED, "stopped on request; run it again to go on")
+        if end is not None:
+            self.in_flight.difference_update(request.name for request in self.waiting)
+            self.waiting.clear()
+            return end
+        self._announce(decision.requests)
+        self._fill()
+        return None
+
+    def _announce(self, requests: tuple[Request, ...]) -> None:
+        if not requests:
+            return
+        first = requests[0]
+        if first.work is Work.SELECT and not any(walk.count for walk in self.state.walked):
+            self._tell(nothing_to_select(self.state, now=time.time()))
+            return
+        names = tuple(request.name for request in requests)
+        self._tell(Submitted(time=time.time(), work=first.work, round=first.round, tasks=names))
+        self.waiting.extend(requests)
+        self.in_flight.update(names)
+
+    def _fill(self) -> None:
+        """Hand out waiting requests up to the capacity of the steps."""
+        while self.waiting:
+            work = self.waiting[0].work
+            if self.busy[work] >= self.steps.capacity(work):
+                return
+            job = self.maker.make(self.waiting.popleft(), self.state)
+            self.busy[work] += 1
+            future = self.steps.submit(job.task)
+            self.running[future] = job
+            future.add_done_callback(self.done.put)
+
+    def _is_overdue(self, end: End) -> bool:
+        """Whether tasks in flight have had their time after the campaign's was over: they may still wait in a queue."""
+        if end.reason is not EndReason.MAX_WALL:
+            return False
+        now = time.monotonic()
+        if self.ended is None:
+            self.ended = now
+        return now - self.ended >= self.settings.site.walk_task_s
+
+    def _wait(self) -> list[Future[Result]]:
+        """What is done: soon after the first task that is, or nothing after a while."""
+        try:
+            done = [self.done.get(timeout=POLL_S)]
+        except Empty:
+            return []
+        last = time.monotonic() + GATHER_S
+        while len(done) < len(self.running):
+            rest = last - time.monotonic()
+            try:
+                done.append(self.done.get(timeout=rest) if rest > 0 else self.done.get_nowait())
+            except Empty:
+                break
+        return done
+
+    def _record(self, done: Sequence[Future[Result]]) -> None:
+        """Results on disk, as files and events; what they left in scratch goes."""
+        if not done:
+            return
+        finished: list[Finished] = []
+        failures: list[Event] = []
+        for future in done:
+            job = self.running.pop(future)
+            self.busy[job.request.work] -= 1
+            self.in_flight.discard(job.request.name)
+            error = future.exception()
+            if error is None:
+                finished.append(Finished(job, future.result()))
+            elif isinstance(error, LostWorkerError) and job.request.work is Work.LABEL:
+                finished.append(Finished(job, None, str(error)))
+            else:
+                failures.append(self._failed(job.request, error))
+        events = self.recorder.record(finished, self.state, now=time.time(), sequence=self.log.next_sequence)
+        self._tell(*events, *failures)
+        for one in finished:
+            if one.result is not None:
+                self._notice(Notice(text=remark.text, remedy=remark.remedy) for remark in one.result.remarks)
+                if one.result.status is not Status.FAILED:
+                    self.store.clear_scratch(one.job.request.name)
+
+    def _failed(self, request: Request, error: BaseException) -> TaskLost | TaskFailed:
+        """A task whose worker raised: it was lost, has a bug, or the machine does not work."""
+        name, now = request.name, time.time()
+        if isinstance(error, LostWorkerError) and self.state.lost.count(name) < MOST_TRIES:
+            return TaskLost(
+                time=now,
+                work=request.work,
+                round=request.round,
+                task=name,
+                reason=error.message,
+                remedy=error.remedy,
+            )
+        logger.error("%s raised", name, exc_info=error)
+        self.bug = self.bug or error
+        reason = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
+        return TaskFailed(time=now, work=request.work, round=request.round, task=name, reason=reason)
+
+    def _notice(self, notices: Iterable[Notice]) -> None:
+        """Record what happened to the machine, the same only once in a while."""
+        now = time.monotonic()
+        new = {one.text: one for one in notices if now - self.told.get(one.text, -QUIET_S) >= QUIET_S}
+        if new:
+            self.told = {text: when for text, when in self.told.items() if now - when < QUIET_S}
+            self.told.update(dict.fromkeys(new, now))
+            self._tell(*(Noticed(time=time.time(), text=one.text, remedy=one.remedy) for one in new.values()))
+
+    def _tell(self, *events: Event) -> None:
+        """Events on disk first, then in the state, then to whoever watches."""
+        self.log.append(events)
+        for event in events:
+            self.state = apply(self.state, event)
+            self.on_event(event)
+
+    def _finish(self, end: End) -> Outcome:
+        self._notice(self.steps.notices())
+        self._tell(Stopped(time=time.time(), reason=end.reason, message=end.message))
+        if end.reason is EndReason.TASK_FAILED:
+            raise TaskError(
+                f"the campaign stopped: {end.message}.", "Mend the cause, then run it again: it goes on from there."
+            ) from self.bug
+        if end.reason is EndReason.LABELS_FAILED:
+            raise TaskError(
+                f"the campaign stopped: {end.message}.",
+                "Mend labels.reference or the start structures, then start in a new directory.",
+            )
+        return Outcome(end.reason, end.message, self.state)
+
+
+def _resumed(settings: CampaignSettings) -> Resumed:
+    return Resumed(
+        time=time.time(), settings=settings.model_dump(mode="json"), host=socket.gethostname(), pid=os.getpid()
+    )
