@@ -125,6 +125,10 @@ def _explain(detail: ErrorDetails, path: KeyPath, data: Plain) -> tuple[str, str
         return "must be a section of keys", f"it knows {', '.join(names)}" if names else f"give {meaning}"
     if kind == "literal_error":
         return _literal_problem(detail, context)
+    if kind == "string_type":
+        return "not text", f"put it in quotes ({meaning})"
+    if kind in {"tuple_type", "list_type"}:
+        return "must be a list", f"write [{show_value(detail['input'])}] ({meaning})"
     if kind == "string_pattern_mismatch":
         return "not allowed", f"must match {context.get('pattern')} ({meaning})"
     if kind == "invalid_key":
