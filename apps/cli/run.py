@@ -94,7 +94,9 @@ def run_campaign(intake: Intake, place: Path, *, quiet: bool, job: DriverJob | N
             if job is not None:
                 job.take_note(event)
 
-        return campaign.run(steps, on_event=on_event, stop_requested=stop.stop_requested)
+        return campaign.run(
+            steps, on_event=on_event, stop_requested=stop.stop_requested, leave_requested=stop.leave_requested
+        )
 
 
 def tell_outcome(outcome: Outcome, place: Path, campaign: Path, options: Sequence[str], *, verb: str = "run") -> None:

@@ -20,14 +20,17 @@ So the state of the job tells it all: while it is RUNNING the driver must see to
 """
 
 import os
+import shlex
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
 from apps.slurm.client import cancel_jobs, cancel_named, jobs_named, restarts_of, submit_job
 from apps.slurm.names import DRIVER, job_name, worker_names
+from apps.slurm.script import OUTPUT
 from pipeline.errors import SettingsError, SiteError
 from pipeline.events import Event, Gathered, LabelFailed, Labelled, Selected, Trained, Walked
 
@@ -39,6 +42,35 @@ TRIES, PAUSE_S = 3, 5.0
 """Of submitting the next driver: a controller may be busy for a moment."""
 
 PROGRESS = (Walked, Selected, Labelled, LabelFailed, Gathered, Trained)
+
+
+class Following(StrEnum):
+    """Who goes on after a driver that was told to stop."""
+
+    NEW_JOB = "new job"
+    SAME_JOB = "same job"
+    NOBODY_CANCELLED = "nobody: a person cancelled the job"
+    NOBODY_STOPPED = "nobody: a person stopped the campaign"
+    NOBODY_FRUITLESS = "nobody: the last drivers got nowhere"
+
+
+def who_goes_on(*, is_ending: bool, is_requeued: bool, stop_wanted: bool, got_on: bool, fruitless: int) -> Following:
+    """Who goes on after a driver that was told to stop.
+
+    Args:
+        is_ending: its job is no longer running.
+        is_requeued: SLURM starts the job again.
+        stop_wanted: there is a stop file.
+        got_on: something came of this driver, or its workers waited for nodes.
+        fruitless: drivers in a row before it of which nothing came.
+    """
+    if is_ending:
+        return Following.SAME_JOB if is_requeued else Following.NOBODY_CANCELLED
+    if stop_wanted:
+        return Following.NOBODY_STOPPED
+    if not got_on and fruitless + 1 >= FRUITLESS:
+        return Following.NOBODY_FRUITLESS
+    return Following.NEW_JOB
 
 
 @dataclass(slots=True)
@@ -121,20 +153,29 @@ class DriverJob:
         Raises:
             SiteError: nobody goes on, and a person must act.
         """
-        again = f"Go on with: sbatch {self.script}"
-        if self.is_cancelled or self._is_ending():
-            if restarts_of(self.id) > self.restarts:
+        again = f"Go on with: sbatch {shlex.quote(str(self.script))}"
+        is_ending = self.is_cancelled or self._is_ending()
+        following = who_goes_on(
+            is_ending=is_ending,
+            is_requeued=is_ending and restarts_of(self.id) > self.restarts,
+            stop_wanted=stop_file.exists(),
+            got_on=self.got_on,
+            fruitless=self.fruitless,
+        )
+        match following:
+            case Following.SAME_JOB:
                 return f"job {self.id} is requeued: SLURM starts it again"
-            return f"job {self.id} was cancelled, nobody goes on. {again}"
-        if stop_file.exists():
-            return f"stopped on request. {again}"
-        fruitless = 0 if self.got_on else self.fruitless + 1
-        if fruitless >= FRUITLESS:
-            raise SiteError(
-                f"{fruitless} drivers in a row ended before anything came of them: no further one is submitted.",
-                f"Look at driver.out and `farwalk status`; a longer site.driver.walltime may help. {again}",
-            )
-        number = self._submit(fruitless, again)
+            case Following.NOBODY_CANCELLED:
+                return f"job {self.id} was cancelled, nobody goes on. {again}"
+            case Following.NOBODY_STOPPED:
+                return f"stopped on request. {again}"
+            case Following.NOBODY_FRUITLESS:
+                raise SiteError(
+                    f"{FRUITLESS} drivers in a row ended before anything came of them: no further one is submitted.",
+                    f"See {OUTPUT} and `farwalk status`; a longer site.driver.walltime may help. {again}",
+                )
+            case Following.NEW_JOB:
+                number = self._submit(0 if self.got_on else self.fruitless + 1, again)
         if stop_file.exists():  # `farwalk stop` looked at the queue a moment too early
             cancel_jobs([number])
             return f"stopped on request. {again}"

@@ -13,25 +13,26 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from apps.cli import interrupt
 from apps.cli.application import application
 from apps.cli.boundary import guarded, logging_to
 from apps.cli.console import duration, size
 from apps.cli.init import template_names
-from apps.cli.interrupt import SoftStop
+from apps.cli.interrupt import StopRequests
 from pipeline.errors import SettingsError
 from pipeline.intake import open_campaign
 
 OPTIONS = {
     "init": ["template", "directory", "--help"],
     "check": ["campaign", "--dir", "--site", "--set", "--json", "--help"],
-    "run": ["campaign", "--dir", "--set", "--quiet", "--as-job", "--help"],
-    "submit": ["campaign", "--dir", "--set", "--help"],
+    "run": ["campaign", "--dir", "--site", "--set", "--quiet", "--as-job", "--help"],
+    "submit": ["campaign", "--dir", "--site", "--set", "--help"],
     "status": ["directory", "--help"],
     "jobs": ["directory", "--cancel", "--help"],
     "stop": ["directory", "--now", "--wait", "--help"],
     "export": ["directory", "--output", "--format", "--help"],
     "demo": ["--dir", "--seed", "--quiet", "--help"],
-    "schema": ["--help"],
+    "schema": ["--site", "--help"],
 }
 
 
@@ -132,17 +133,35 @@ def test_an_error_of_the_system_names_its_file(capsys: pytest.CaptureFixture[str
     assert "error: /some/file: Permission denied." in capsys.readouterr().err
 
 
-def test_the_first_interrupt_is_remembered_and_the_second_stops() -> None:
-    told: list[bool] = []
+def test_the_first_interrupt_is_remembered_and_the_second_stops(tmp_path: Path) -> None:
+    told: list[str] = []
     before = signal.getsignal(signal.SIGINT)
-    with SoftStop(lambda: told.append(True)) as stop:
-        assert not stop()
+    with StopRequests(told.append, tmp_path / "stop") as stop:
+        assert not stop.stop_requested()
         signal.raise_signal(signal.SIGINT)
-        assert stop()
+        assert stop.stop_requested()
+        assert not stop.leave_requested()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-    assert told == [True]
+    assert len(told) == 1
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_stop_file_stops_and_now_leaves_and_an_old_one_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupt, "LOOK_S", 0.0)
+    told: list[str] = []
+    file = tmp_path / "stop"
+    file.write_text("now")
+    with StopRequests(told.append, file) as stop:
+        assert not stop.stop_requested()
+        file.write_text("soft")
+        assert stop.stop_requested()
+        assert not stop.leave_requested()
+        file.write_text("now")
+        assert stop.leave_requested()
+    assert told == list(interrupt.ON_FILE.values())
 
 
 @pytest.mark.parametrize(
