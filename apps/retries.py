@@ -55,22 +55,23 @@ def what_was_lost(error: Exception) -> str:
     return f"its job on node {error.hostname} was lost"
 
 
-def lost_for_good(error: Exception, label: str) -> LostWorkerError:
+def lost_for_good(error: Exception, section: str | None) -> LostWorkerError:
     """What a task ends with that may not be tried again.
 
     Args:
         error: the last loss.
-        label: executor of the task.
+        section: of the site file that describes its job, e.g. ``site.label``; None where workers have no jobs.
     """
+    more = f" Raise {section}.memory_GB_per_node where memory ran out." if section else ""
     if isinstance(error, WorkerLost):
         return LostWorkerError(
-            f"its worker died {WORKER_RETRIES + 1} times, the last time {what_was_lost(error)}.",
-            f"Look for memory that ran out or a crash of the program it runs; a {label} worker may need more memory "
-            f"(site.{label}.memory_GB_per_node).",
+            f"its worker died {WORKER_RETRIES + 1} times: {what_was_lost(error)}.",
+            f"Look for memory that ran out or a crash of the program it runs.{more}",
         )
+    longer = f" If it takes longer than its job lasts, raise {section}.walltime and {section}.drain." if section else ""
     return LostWorkerError(
-        f"its job was lost {JOB_RETRIES + 1} times, the last time {what_was_lost(error)}.",
-        f"If it takes longer than the wall time of its job, raise site.{label}.walltime and site.{label}.drain.",
+        f"its job was lost {JOB_RETRIES + 1} times: {what_was_lost(error)}.",
+        f"Look at the outputs of jobs in runinfo/.{longer}",
     )
 
 

@@ -42,9 +42,11 @@ class ParslSteps:
 
     def __init__(self, site: LocalThreadsSite | LocalHTEXSite | SlurmSite, notices: Notices) -> None:
         self._notices = notices
-        self._routes = {Work(work): label for work, label in site.routes.items()}
+        routes = {Work(work): label for work, label in site.routes.items()}
         # by reference under its own name: a function that is decorated in place would travel by value
-        self._apps = {work: python_app(carry_out, executors=[label]) for work, label in self._routes.items()}
+        self._apps = {work: python_app(carry_out, executors=[label]) for work, label in routes.items()}
+        described = site.allocations if isinstance(site, SlurmSite) else ()
+        self._sections = {work: f"site.{label}" if label in described else None for work, label in routes.items()}
         self._capacity = {
             Work.WALK: site.walk_slots,
             # labels can be short: the next ones wait at the engine
@@ -66,7 +68,7 @@ class ParslSteps:
         work = work_of(task)
         future: Future[Result] = Future()
         inner: Future[Result] = self._apps[work](task)
-        inner.add_done_callback(lambda done: _pass_on(done, future, self._routes[work]))
+        inner.add_done_callback(lambda done: _pass_on(done, future, self._sections[work]))
         return future
 
 
@@ -83,12 +85,12 @@ def work_of(task: Task) -> Work:
             return Work.TRAIN
 
 
-def _pass_on(done: Future[Result], future: Future[Result], label: str) -> None:
+def _pass_on(done: Future[Result], future: Future[Result], section: str | None) -> None:
     error = done.exception()
     if error is None:
         future.set_result(done.result())
     elif isinstance(error, LOST):
-        future.set_exception(lost_for_good(error, label))
+        future.set_exception(lost_for_good(error, section))
     elif isinstance(error, ParslError):
         future.set_exception(
             SiteError(f"Parsl could not run the task: {error}.", "Look at runinfo/ and the site section.")

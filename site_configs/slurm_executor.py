@@ -7,7 +7,7 @@ from concurrent.futures import InvalidStateError
 from typing import Any
 
 from parsl.executors import HighThroughputExecutor
-from parsl.executors.high_throughput.errors import CommandClientTimeoutError, VersionMismatch
+from parsl.executors.high_throughput.errors import CommandClientBadError, CommandClientTimeoutError, VersionMismatch
 from parsl.executors.status_handling import BlockProviderExecutor
 from parsl.jobs.states import JobState, JobStatus
 
@@ -107,8 +107,8 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
             return status
         try:
             alive = self.interchange_proc is not None and self.interchange_proc.poll() is None
-            connected = set(self.command_client.run("CONNECTED_BLOCKS", timeout_s=INTERCHANGE_S)) if alive else set()
-        except CommandClientTimeoutError:
+            connected = set(self._ask("CONNECTED_BLOCKS")) if alive else set()
+        except (CommandClientTimeoutError, CommandClientBadError):
             alive, connected = False, set()
         if not alive:
             remedy = f"Look for memory that ran out on this machine, and at {self.logdir}/interchange.log."
@@ -119,6 +119,18 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
             self._failed_starts = 0
         self._connected |= connected
         return status
+
+    def connected_managers(self) -> list[dict[str, Any]]:
+        """What the interchange knows of the worker pools."""
+        managers: list[dict[str, Any]] = self._ask("MANAGERS")
+        return managers
+
+    def _hold_manager(self, manager_id: str) -> None:
+        self._ask(["HOLD_MANAGER", manager_id])
+
+    def _ask(self, message: object) -> Any:  # noqa: ANN401
+        """Parsl itself would wait for ever for an interchange that died."""
+        return self.command_client.run(message, timeout_s=INTERCHANGE_S)
 
     def handle_errors(self, status: dict[str, JobStatus]) -> None:
         """Judge every job that ended since the last look, and warn of those that will never start."""

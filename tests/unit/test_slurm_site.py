@@ -305,9 +305,10 @@ def test_a_worker_that_dies_is_replaced_twice_a_job_four_times_and_a_failure_nev
 
 
 def test_a_task_that_was_lost_for_good_says_what_to_change():
-    assert "site.label.memory_GB_per_node" in lost_for_good(WorkerLost(0, "cpu1"), "label").remedy
-    error = lost_for_good(ManagerLost(b"abc", "cpu1"), "label")
+    assert "site.label.memory_GB_per_node" in lost_for_good(WorkerLost(0, "cpu1"), "site.label").remedy
+    error = lost_for_good(ManagerLost(b"abc", "cpu1"), "site.label")
     assert "site.label.walltime" in error.remedy
+    assert "site" not in lost_for_good(WorkerLost(0, "laptop"), None).remedy
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
