@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 Columns = Mapping[str, Sequence[Any]]
 
 FORMAT = "farwalk-shard"
-SCHEMA = 1
+SCHEMA = 2
 
 
 def start_file(path: Path, kind: str) -> h5py.File:

@@ -1,12 +1,17 @@
 """Files that are either there as a whole or not at all, whatever instant the power fails."""
 
+import errno
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import StoreError
 from pipeline.records import FileRef
+
+FREE_SPACE = "Free space on that file system (or raise the quota), and make sure that it can be written to."
+"""What to do about a disk that takes no more."""
 
 
 def sha256_of(path: Path) -> str:
@@ -72,6 +77,24 @@ def verify(file: FileRef) -> Path:
             "Restore it from a copy of the campaign directory.",
         )
     return path
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What a disk says that takes no more: full, quota spent, read-only."""
+
+
+@contextmanager
+def written_into(directory: Path) -> Iterator[None]:
+    """Make a directory and write files into it.
+
+    Raises:
+        StoreError: one of them cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise StoreError(f"{directory}: cannot be written: {error.strerror or error}.", FREE_SPACE) from error
 
 
 def _write_text(path: Path, text: str) -> None:

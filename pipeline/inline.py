@@ -18,13 +18,13 @@ def run_task(task: Task, node: Node = ANYWHERE) -> Result:
     """Carry out any task in this process."""
     match task:
         case WalkTask():
-            return run_walk(task)
+            return run_walk(task, node)
         case SelectTask():
-            return run_select(task)
+            return run_select(task, node)
         case LabelTask():
             return run_label(task)
         case TrainTask():
-            return run_train(task)
+            return run_train(task, node)
 
 
 class InlineSteps:

@@ -1,11 +1,29 @@
 """What a task should know of the machine it happens to run on. The worker finds out; tasks never read the environment."""
 
+import logging
+import os
+import re
+import shutil
+import socket
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.durable import sha256_of
+from pipeline.records import FileRef, Remark
+
+logger = logging.getLogger(__name__)
+
 SHARE_OF_REST = 0.5
 """A walk takes at most this share of the wall time its job has left: what it found must still be written."""
+KEPT = 3
+"""Copies of model files that stay on a node."""
+UNUSED_S = 600.0
+"""Copies used in the last so many seconds stay too: another worker may be about to read one."""
+_COPY = re.compile(r"[0-9a-f]{64}\.pt|\.[0-9a-f]{64}\.pt\.\d+\.tmp")
+"""Names of copies, finished and not; nothing else is ever removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +43,76 @@ class Node:
         if self.ends is None:
             return wanted_s
         return max(min(wanted_s, SHARE_OF_REST * (self.ends - time.time())), 0.0)
+
+    def model_file(self, file: FileRef, tell: Callable[[Remark], None] = lambda remark: None) -> Path:
+        """Where to read a model file from: a copy on this node that all its workers share.
+
+        Args:
+            file: the model file on the shared disk.
+            tell: called when no copy could be made; the file itself is then read.
+
+        Returns:
+            A copy with the right content, or the file itself, unchecked.
+        """
+        if self.cache is None:
+            return Path(file.path)
+        copy = self.cache / f"{file.sha256}.pt"
+        try:
+            _private(self.cache)
+            if not _is_good(copy, file.sha256) and not _copied(Path(file.path), copy, file.sha256):
+                return Path(file.path)  # whoever reads it says what is wrong with it
+            os.utime(copy)
+            _prune(self.cache)
+        except OSError as error:
+            text = f"{socket.gethostname()}: no copy of the model in {self.cache}: {error.strerror or error}"
+            logger.warning("%s", text)
+            tell(
+                Remark(text=text, remedy="Walks go on with the shared file. Free the node's disk, or set site.scratch.")
+            )
+            return Path(file.path)
+        return copy
+
+
+def _private(directory: Path) -> None:
+    """Make a directory that nobody else can write to.
+
+    Raises:
+        OSError: it cannot be made, or belongs to somebody else.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if directory.is_symlink() or directory.stat().st_uid != os.getuid():
+        raise PermissionError(None, "it belongs to somebody else")
+
+
+def _is_good(copy: Path, sha256: str) -> bool:
+    return copy.is_file() and sha256_of(copy) == sha256
+
+
+def _copied(source: Path, copy: Path, sha256: str) -> bool:
+    """Copy under a temporary name, check, rename; False when the source is missing or another file."""
+    if not source.is_file():
+        return False
+    temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        if sha256_of(temporary) != sha256:
+            return False
+        temporary.replace(copy)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _prune(directory: Path) -> None:
+    """Remove copies that were not used for some time, but for the newest ones."""
+    ages: list[tuple[float, Path]] = []
+    for path in directory.iterdir():
+        if _COPY.fullmatch(path.name):
+            with suppress(FileNotFoundError):  # another worker was faster
+                ages.append((time.time() - path.stat().st_mtime, path))
+    for age, path in sorted(ages)[KEPT:]:
+        if age > UNUSED_S:
+            path.unlink(missing_ok=True)
 
 
 ANYWHERE = Node()

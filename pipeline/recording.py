@@ -147,27 +147,34 @@ class Recorder:
 
     def _walked(self, job: Job, result: WalkResult, now: float) -> Walked:
         assert isinstance(job.task, WalkTask)
-        name = f"r{job.request.round:04d}-b{job.request.item:04d}"
+        assert result.candidates is not None
+        assert result.walkers is not None
+        name = f"r{job.task.round:04d}-b{job.task.item:04d}-l{job.task.leg:02d}"
         return Walked(
             time=now,
             round=job.request.round,
             item=job.request.item,
+            leg=job.task.leg,
             version=job.task.model.version,
-            candidates=self._store.put_candidates(f"candidates-{name}", result.candidates),
-            walkers=self._store.put_walkers(f"walkers-{name}", result.walkers),
-            count=len(result.candidates),
+            candidates=self._store.publish_shard(result.candidates, f"candidates-{name}"),
+            walkers=self._store.publish_shard(result.walkers, f"walkers-{name}"),
+            count=result.count,
             stops=result.stops,
             walker_steps=result.walker_steps,
+            steps=result.steps,
+            steps_left=result.steps_left,
+            born=result.born,
             timing=result.timing,
         )
 
     def _selected(self, job: Job, result: SelectResult, now: float) -> Selected:
-        picks = self._store.put_candidates(f"picks-r{job.request.round:04d}", result.picks)
+        assert result.picks is not None
+        picks = self._store.publish_shard(result.picks, f"picks-r{job.request.round:04d}")
         return Selected(
             time=now,
             round=job.request.round,
             picks=picks,
-            count=len(result.picks),
+            count=result.count,
             dropped=result.dropped,
             timing=result.timing,
         )
@@ -180,7 +187,7 @@ class Recorder:
             round=job.request.round,
             version=job.task.version,
             file=self._store.publish_model(result.file, job.task.version),
-            labels=len(state.labels),
+            labels=state.labelled,
             fresh=result.fresh,
             train=result.train,
             validation=result.validation,

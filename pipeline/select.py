@@ -3,18 +3,21 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from pipeline.durable import written_into
 from pipeline.errors import PipelineError
 from pipeline.frames import FloatArray, Frame
+from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import Model, load
-from pipeline.records import Candidate, SelectResult, SelectTask, Status, Stopwatch
+from pipeline.records import Candidate, Remark, SelectResult, SelectTask, Status, Stopwatch
 from pipeline.selection.dedupe import duplicates
 from pipeline.selection.methods import pick
 from pipeline.selection.screening import thinned, unphysical
-from pipeline.shards import read_candidates, read_labels
+from pipeline.shards import read_candidates, read_labels, write_candidates
 
 NEEDS_KNOWN = ("maxdist", "lcmd")
 """Methods that measure distances from the labelled structures."""
@@ -28,32 +31,45 @@ class Scored:
     largest_force: FloatArray
 
 
-def run_select(task: SelectTask) -> SelectResult:
+def run_select(task: SelectTask, node: Node = ANYWHERE) -> SelectResult:
     """Pick at most ``task.count`` candidates; says how many were dropped for which reason.
 
-    The result depends on the task and the files it names alone.
+    The result depends on the task and the files it names alone. A file that is missing, damaged or cannot be written is a
+    FAILED result that names it.
     """
     watch = Stopwatch()
+    remarks: list[Remark] = []
     torch.set_num_threads(task.threads)
     dropped: Counter[str] = Counter()
+    output = Path(task.output)
     try:
-        picks = _picks(task, dropped)
-    except PipelineError as error:  # a file that is missing or damaged
+        picks = _picks(task, load(node.model_file(task.model.file, remarks.append), task.model.file.sha256), dropped)
+        with written_into(output):
+            file = write_candidates(output / "picks.h5", picks)
+    except PipelineError as error:
         return SelectResult(
-            task=task.task, status=Status.FAILED, reason=str(error), picks=(), dropped={}, timing=watch.stop()
+            task=task.task,
+            status=Status.FAILED,
+            reason=str(error),
+            picks=None,
+            count=0,
+            dropped={},
+            timing=watch.stop(),
+            remarks=tuple(remarks),
         )
     return SelectResult(
         task=task.task,
         status=Status.DONE,
         reason="",
-        picks=tuple(picks),
+        picks=file,
+        count=len(picks),
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
         timing=watch.stop(),
+        remarks=tuple(remarks),
     )
 
 
-def _picks(task: SelectTask, dropped: Counter[str]) -> list[Candidate]:
-    model = load(task.model.file.path, task.model.file.sha256)
+def _picks(task: SelectTask, model: Model, dropped: Counter[str]) -> list[Candidate]:
     known = [*(label.frame for label in read_labels(task.labels)), *task.in_flight]
     pool = [candidate for file in task.candidates for candidate in read_candidates(file)]
     pool = _screened(task, pool, known, dropped)

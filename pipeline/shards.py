@@ -26,7 +26,7 @@ from pipeline.columns import (
     start_file,
 )
 from pipeline.durable import verify, write_durably
-from pipeline.records import BiasState, Candidate, FileRef, Label, Split, StopReason, WalkerState
+from pipeline.records import BiasState, Candidate, Checked, FileRef, Label, Split, StopReason, WalkerState
 
 
 def write_labels(path: str | Path, labels: Sequence[Label]) -> FileRef:
@@ -123,9 +123,9 @@ def read_candidates(ref: FileRef) -> list[Candidate]:
 
 def write_walkers(path: str | Path, walkers: Sequence[WalkerState | None]) -> FileRef:
     """Write one walker per slot to a new shard; None is a slot that starts fresh."""
-    present = [walker for walker in walkers if walker is not None]
 
     def write(temporary: Path) -> None:
+        present = [walker for walker in walkers if walker is not None]
         with start_file(temporary, "walkers") as file:
             put_numbers(file, "occupied", [walker is not None for walker in walkers], np.bool_)
             put_frames(file, [walker.frame for walker in present])
@@ -142,6 +142,7 @@ def write_walkers(path: str | Path, walkers: Sequence[WalkerState | None]) -> Fi
             put_ragged(file, "start", [walker.start for walker in present], (3,), np.float64)
             put_ragged(file, "force_squared", [walker.bias.force_squared for walker in present], (), np.float64)
             put_ragged(file, "gradient_squared", [walker.bias.gradient_squared for walker in present], (), np.float64)
+            _put_checked(file, [walker.good for walker in present])
 
     return write_durably(Path(path), write)
 
@@ -159,9 +160,32 @@ def read_walkers(ref: FileRef) -> list[WalkerState | None]:
             "model": get_texts(file, "model"),
             "frame": get_frames(file),
             "bias": [BiasState(force_squared=f, gradient_squared=g) for f, g in zip(*windows, strict=True)],
+            "good": _get_checked(file),
             **{name: get_numbers(file, name) for name in ("temperature_K", "tau", "seed", "age", "clock")},
             **{name: get_ragged(file, name) for name in ("velocities", "forces", "anchor", "start")},
         }
         occupied = get_numbers(file, "occupied")
     rows = rows_of(columns)
     return [WalkerState(**next(rows)) if here else None for here in occupied]
+
+
+def _put_checked(file: h5py.Group, checked: Sequence[Checked | None]) -> None:
+    """Store where each walker stood at its last stop check: ages of -1 and no atoms where there was none."""
+    none = Checked(np.zeros((0, 3)), -1, np.nan, np.zeros(0))
+    rows = [one or none for one in checked]
+    put_ragged(file, "good_positions", [row.positions for row in rows], (3,), np.float64)
+    put_ragged(file, "good_atomic", [row.atomic for row in rows], (), np.float64)
+    put_numbers(file, "good_total", [row.total for row in rows], np.float64)
+    put_numbers(file, "good_age", [row.age for row in rows], np.int64)
+
+
+def _get_checked(file: h5py.Group) -> list[Checked | None]:
+    """What :func:`_put_checked` stored."""
+    columns = (
+        get_ragged(file, "good_positions"),
+        get_numbers(file, "good_age"),
+        get_numbers(file, "good_total"),
+        get_ragged(file, "good_atomic"),
+    )
+    rows = (Checked(*row) for row in zip(*columns, strict=True))
+    return [row if row.age >= 0 else None for row in rows]

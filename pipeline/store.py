@@ -117,7 +117,7 @@ class Store:
         Raises:
             StoreError: the log is damaged or of another version.
         """
-        return read_events(self.log_path).events
+        return read_events(self.log_path)
 
     def state(self) -> CampaignState:
         """What the campaign knows; only reads.

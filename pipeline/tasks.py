@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipeline.events import Labelled, Work
@@ -9,8 +10,9 @@ from pipeline.frames import Frame
 from pipeline.initial import initial_frame
 from pipeline.policy import (
     Request,
-    enough_per_batch,
+    enough_left,
     fresh_labels,
+    last_leg,
     picks_allowed,
     start_labels,
     temperatures_of,
@@ -23,12 +25,11 @@ from pipeline.records import (
     SelectTask,
     Task,
     TrainTask,
-    WalkerState,
     WalkTask,
 )
 from pipeline.seeds import Stream, seed_for
 from pipeline.settings.campaign import CampaignSettings
-from pipeline.shards import read_candidates, read_walkers
+from pipeline.shards import read_candidates
 from pipeline.state import CampaignState
 from pipeline.store import Store
 
@@ -69,7 +70,7 @@ class TaskMaker:
     def __init__(self, store: Store, settings: CampaignSettings, starts: Sequence[Frame], session: str) -> None:
         self._store, self._settings, self._starts, self._session = store, settings, starts, session
         self._picks: tuple[FileRef | None, list[Candidate]] = (None, [])
-        self._frames: tuple[tuple[Labelled, ...], tuple[Frame, ...]] = ((), ())
+        self._start_shard: tuple[tuple[Labelled, ...], FileRef] | None = None
 
     def make(self, request: Request, state: CampaignState) -> Job:
         """The task of a request.
@@ -89,24 +90,29 @@ class TaskMaker:
 
     def _walk(self, request: Request, state: CampaignState) -> WalkTask:
         settings = self._settings
+        last = last_leg(state, request.item)
         return WalkTask(
             task=request.name,
             round=request.round,
             item=request.item,
+            leg=request.leg,
             model=self._model(state),
             settings=settings.walkers,
             temperatures_K=temperatures_of(request.item, settings),
             starts=self._start_frames(state),
             resume=self._walkers(request.item, state),
-            steps=settings.walkers.segment_steps,
-            enough=enough_per_batch(state, settings),
+            steps=settings.walkers.segment_steps if last is None else last.steps_left,
+            enough=enough_left(state, request.item, settings),
+            born=(0,) * settings.walkers.batch if last is None else last.born,
+            seconds=settings.site.walk_task_s,
+            output=str(self._output(request)),
             seed=seed_for(settings.seed, Stream.WALK, request.round, request.item),
             threads=settings.site.walk_threads,
         )
 
     def _select(self, request: Request, state: CampaignState) -> SelectTask:
         settings = self._settings
-        walked = sorted(state.walked, key=lambda walk: walk.item)
+        walked = sorted(state.walked, key=lambda walk: (walk.item, walk.leg))
         return SelectTask(
             task=request.name,
             round=request.round,
@@ -116,6 +122,7 @@ class TaskMaker:
             labels=self._label_files(state),
             in_flight=(),
             count=picks_allowed(state, settings),
+            output=str(self._output(request)),
             seed=seed_for(settings.seed, Stream.SELECT, request.round, 0),
             threads=settings.site.train_threads,
         )
@@ -140,9 +147,7 @@ class TaskMaker:
 
     def _train(self, request: Request, state: CampaignState) -> TrainTask:
         settings = self._settings
-        scratch = self._store.scratch_of(request.name)
-        own = scratch / self._session
-        own.mkdir(parents=True, exist_ok=True)
+        output = self._output(request)
         return TrainTask(
             task=request.name,
             version=request.item,
@@ -152,8 +157,8 @@ class TaskMaker:
             potential=settings.potential,
             uncertainty=settings.uncertainty,
             settings=settings.training,
-            output=str(own / "model.pt"),
-            progress=str(own / "progress.json"),
+            output=str(output / "model.pt"),
+            progress=str(output / "progress.json"),
             seed=seed_for(settings.seed, Stream.TRAIN, request.round, request.item),
             threads=settings.site.train_threads,
         )
@@ -165,17 +170,22 @@ class TaskMaker:
     def _label_files(self, state: CampaignState) -> tuple[FileRef, ...]:
         return tuple(self._store.absolute(gathered.file) for gathered in state.gathered)
 
-    def _walkers(self, item: int, state: CampaignState) -> tuple[WalkerState | None, ...]:
+    def _walkers(self, item: int, state: CampaignState) -> FileRef | None:
+        """The walkers of a batch as its last leg left them, in whichever round that was."""
         last = next((walk for walk in state.walkers if walk.item == item), None)
-        if last is None:
-            return (None,) * self._settings.walkers.batch
-        return tuple(read_walkers(self._store.absolute(last.walkers)))
+        return None if last is None else self._store.absolute(last.walkers)
 
-    def _start_frames(self, state: CampaignState) -> tuple[Frame, ...]:
+    def _start_frames(self, state: CampaignState) -> FileRef:
+        """A shard of the labels that new walkers start from, the same on every run."""
         rows = start_labels(state)
-        if self._frames[0] != rows:
-            self._frames = (rows, tuple(label.frame for label in self._store.rows(rows)))
-        return self._frames[1]
+        if self._start_shard is None or self._start_shard[0] != rows:
+            file = self._store.put_labels(f"starts-r{state.round:04d}", self._store.rows(rows))
+            self._start_shard = (rows, self._store.absolute(file))
+        return self._start_shard[1]
+
+    def _output(self, request: Request) -> Path:
+        """Where the worker of a task writes its files: nobody else's, not even that of an earlier driver."""
+        return self._store.scratch_of(request.name) / self._session
 
     def _pick(self, item: int, state: CampaignState) -> Candidate:
         assert state.selected is not None

@@ -2,14 +2,18 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from pipeline.durable import written_into
+from pipeline.errors import PipelineError
+from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import Model, load, save
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
-from pipeline.records import FileRef, Label, Scores, Split, Status, Stopwatch, TrainResult, TrainTask
+from pipeline.records import FileRef, Label, Remark, Scores, Split, Status, Stopwatch, TrainResult, TrainTask
 from pipeline.shards import read_labels
 from pipeline.training.calibrate import calibrated_model
 from pipeline.training.dataset import LabelSet
@@ -29,28 +33,43 @@ class _Splits:
     calibration: list[Label]
 
 
-def run_train(task: TrainTask) -> TrainResult:
+def run_train(task: TrainTask, node: Node = ANYWHERE) -> TrainResult:
     """Train, calibrate and write the next model; measure the parent on labels it has not seen.
 
-    The result depends on the task alone (as long as ``max_s`` is not set). A loss that stays NaN or infinite, or no label to
-    train on, is a FAILED result that says so.
+    The result depends on the task alone (as long as ``max_s`` is not set). A loss that stays NaN or infinite, no label to
+    train on, or a file that is damaged or cannot be written, is a FAILED result that says so.
     """
     watch = Stopwatch()
+    remarks: list[Remark] = []
     torch.set_num_threads(task.threads)
+    try:
+        result = _train(task, node, watch, remarks)
+    except PipelineError as error:
+        result = _failed(task, watch, str(error))
+    return replace(result, remarks=tuple(remarks))
+
+
+def _train(task: TrainTask, node: Node, watch: Stopwatch, remarks: list[Remark]) -> TrainResult:
     labels = read_labels(task.labels)
     splits = _split(labels)
     if not splits.train:
         return _failed(
             task, watch, "No label to train on: all of them failed or are kept for validation and calibration."
         )
-    parent = load(task.parent.file.path, task.parent.file.sha256) if task.parent is not None else None
+    output = Path(task.output)
+    with written_into(output.parent):  # a disk that takes nothing should be known before the training, not after it
+        pass
+    parent = None
+    if task.parent is not None:
+        parent = load(node.model_file(task.parent.file, remarks.append), task.parent.file.sha256)
     fresh = _fresh_scores(task, parent, labels)
     elements = sorted({int(z) for label in labels for z in label.frame.numbers})
     members, outcomes = _train_members(task, parent, splits, elements)
     if not all(outcome.finite for outcome in outcomes):
         return _failed(task, watch, "The training loss became NaN or infinite, also at half the learning rates.", fresh)
     model, total, atomic = calibrated_model(members, splits.train, splits.calibration, task.uncertainty, task.version)
-    file = save(model, task.output, {"task": task.task})
+    with written_into(output.parent):
+        file = save(model, output, {"task": task.task})
     return TrainResult(
         task=task.task,
         status=Status.DONE,

@@ -169,13 +169,17 @@ class Trial:
                 task="check-walk",
                 round=0,
                 item=0,
+                leg=0,
                 model=model,
                 settings=settings.walkers,
                 temperatures_K=tuple(temperatures[slot % len(temperatures)] for slot in range(slots)),
-                starts=tuple(label.frame for label in labels),
-                resume=(None,) * slots,
+                starts=write_labels(self.directory / "starts.h5", labels),
+                resume=None,
                 steps=STEPS,
                 enough=0,
+                born=(0,) * slots,
+                seconds=settings.site.walk_task_s,
+                output=str(self.directory / "walk"),
                 seed=seed_for(settings.seed, Stream.WALK, 0, 0),
                 threads=settings.site.walk_threads,
             ),
@@ -203,9 +207,13 @@ class Trial:
             for notice in self.steps.notices():
                 self.notice(notice)
         try:
-            return [future.result() for future in futures]
+            results = [future.result() for future in futures]
         except PipelineError as error:
             raise type(error)(f"the trial {kind}: {error.message}", error.remedy) from error
+        for result in results:
+            for remark in result.remarks:
+                self.notice(Notice(text=f"{result.task}: {remark.text}", remedy=remark.remedy))
+        return results
 
 
 def label_costs(timings: Sequence[Timing]) -> tuple[float, float]:

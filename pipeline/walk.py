@@ -1,37 +1,101 @@
-"""The walk task: one batch of walkers for one segment."""
+"""The walk task: one batch of walkers for one leg of a segment."""
+
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from pipeline.durable import written_into
 from pipeline.dynamics.slots import Nursery
-from pipeline.dynamics.walkers import WalkerBatch
+from pipeline.dynamics.walkers import Journey, WalkerBatch
+from pipeline.errors import PipelineError
+from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import load
-from pipeline.records import Status, Stopwatch, WalkResult, WalkTask
+from pipeline.records import FileRef, Remark, Status, Stopwatch, WalkerState, WalkResult, WalkTask
+from pipeline.shards import read_labels, read_walkers, write_candidates, write_walkers
 
 
-def run_walk(task: WalkTask) -> WalkResult:
+@dataclass(frozen=True, slots=True)
+class _Leg:
+    """What a leg brought, and the shards it was written to."""
+
+    journey: Journey
+    candidates: FileRef
+    walkers: FileRef
+    born: tuple[int, ...]
+
+
+def run_walk(task: WalkTask, node: Node = ANYWHERE) -> WalkResult:
     """Move a batch of biased walkers and report what they found.
 
-    The result depends on the task alone: not on the process, its other tasks, or the number of tasks before.
+    Where the walkers go depends on the task and its files alone: not on the process, its other tasks, or the number of tasks
+    before. How far they get in this leg depends on the clock, and a file that is damaged or cannot be written is a FAILED
+    result that names it.
     """
     watch = Stopwatch()
+    remarks: list[Remark] = []
     torch.set_num_threads(task.threads)
-    model = load(task.model.file.path, task.model.file.sha256)
-    nursery = Nursery(
-        starts=task.starts,
-        settings=task.settings,
-        temperatures_K=task.temperatures_K,
-        seed=task.seed,
-        prefix=f"r{task.round:04d}-b{task.item:03d}",
-    )
-    walkers = WalkerBatch(model, task.model.file.sha256, task.settings, nursery, task.resume)
-    journey = walkers.run(task.steps, task.enough)
+    try:
+        leg = _walk(task, node, watch, remarks)
+    except PipelineError as error:
+        return _failed(task, watch, str(error), remarks)
     return WalkResult(
         task=task.task,
         status=Status.DONE,
         reason="",
-        candidates=journey.candidates,
-        walkers=journey.walkers,
-        stops=journey.stops,
-        walker_steps=journey.walker_steps,
+        candidates=leg.candidates,
+        count=len(leg.journey.candidates),
+        walkers=leg.walkers,
+        steps=leg.journey.steps,
+        steps_left=leg.journey.steps_left,
+        born=leg.born,
+        stops=leg.journey.stops,
+        walker_steps=leg.journey.walker_steps,
         timing=watch.stop(),
+        remarks=tuple(remarks),
+    )
+
+
+def _walk(task: WalkTask, node: Node, watch: Stopwatch, remarks: list[Remark]) -> _Leg:
+    seconds = node.allowed_s(task.seconds)
+    digest = task.model.file.sha256
+    model = load(node.model_file(task.model.file, remarks.append), digest)
+    nursery = Nursery(
+        starts=[label.frame for label in read_labels(task.starts)],
+        settings=task.settings,
+        temperatures_K=task.temperatures_K,
+        seed=task.seed,
+        prefix=f"r{task.round:04d}-b{task.item:03d}",
+        born=task.born,
+    )
+    resume: list[WalkerState | None] = [None] * len(task.temperatures_K)
+    if task.resume is not None:
+        resume = read_walkers(task.resume)
+    walkers = WalkerBatch(model, digest, task.settings, nursery, resume)
+    journey = walkers.run(task.steps, task.enough, seconds - watch.elapsed_s)
+    output = Path(task.output)
+    with written_into(output):
+        return _Leg(
+            journey,
+            write_candidates(output / "candidates.h5", journey.candidates),
+            write_walkers(output / "walkers.h5", journey.walkers),
+            tuple(nursery.born),
+        )
+
+
+def _failed(task: WalkTask, watch: Stopwatch, reason: str, remarks: list[Remark]) -> WalkResult:
+    return WalkResult(
+        task=task.task,
+        status=Status.FAILED,
+        reason=reason,
+        candidates=None,
+        count=0,
+        walkers=None,
+        steps=0,
+        steps_left=task.steps,
+        born=task.born,
+        stops={},
+        walker_steps=0,
+        timing=watch.stop(),
+        remarks=tuple(remarks),
     )

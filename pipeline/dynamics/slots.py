@@ -15,7 +15,7 @@ from pipeline.bias import empty_bias_state
 from pipeline.dynamics.langevin import ThermostatNoise, thermal_velocities
 from pipeline.dynamics.stops import bonds
 from pipeline.frames import FloatArray, Frame
-from pipeline.records import WalkerState
+from pipeline.records import Checked, WalkerState
 from pipeline.settings.walkers import StopSettings, WalkerSettings
 
 
@@ -45,7 +45,7 @@ class Slot:
     age: int
     noise: ThermostatNoise
     bonds: frozenset[tuple[int, int]] | None
-    good: "Checked | None" = None
+    good: Checked | None
 
     @property
     def frame(self) -> Frame:
@@ -53,21 +53,11 @@ class Slot:
         return self.state.frame
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A geometry that passed the checks: (N, 3) positions, its age, total (eV/atom) and (N,) atom-based (eV/Å) uncertainty."""
-
-    positions: FloatArray
-    age: int
-    total: float
-    atomic: FloatArray
-
-
 def occupy(state: WalkerState, stop: StopSettings) -> Slot:
     """A slot with this walker in it."""
     frame = state.frame
     graph = bonds(frame.numbers, state.start, frame.cell, frame.pbc, stop.bond_fraction) if stop.bond_graph else None
-    return Slot(state=state, age=state.age, noise=ThermostatNoise(state.seed, len(frame)), bonds=graph)
+    return Slot(state=state, age=state.age, noise=ThermostatNoise(state.seed, len(frame)), bonds=graph, good=state.good)
 
 
 class Nursery:
@@ -79,6 +69,10 @@ class Nursery:
         temperatures_K: of each slot.
         seed: of the walk task.
         prefix: names start with it.
+        born: walkers each slot has had before.
+
+    Attributes:
+        born: walkers each slot has had so far.
     """
 
     def __init__(
@@ -89,15 +83,16 @@ class Nursery:
         temperatures_K: Sequence[float],
         seed: int,
         prefix: str,
+        born: Sequence[int] | None = None,
     ) -> None:
         self._starts, self._settings, self._temperatures = starts, settings, temperatures_K
         self._seed, self._prefix = seed, prefix
-        self._born = [0] * len(temperatures_K)
+        self.born = [0] * len(temperatures_K) if born is None else list(born)
 
     def walker(self, slot: int, clock: int) -> WalkerState:
         """A new walker for ``slot``, at rest in its window, with Maxwell-Boltzmann velocities."""
-        born = self._born[slot]
-        self._born[slot] += 1
+        born = self.born[slot]
+        self.born[slot] += 1
         stream = np.random.SeedSequence([self._seed, slot, born])
         seed = int(stream.generate_state(1, np.uint64)[0])
         frame = self._starts[int(np.random.default_rng(stream).integers(len(self._starts)))]

@@ -3,8 +3,10 @@
 Shapes: B walkers (slots), A atoms. Units: Å, eV/Å, eV/atom, K; time in internal units.
 """
 
+import math
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,11 +16,11 @@ from torch import Tensor
 from pipeline.batching import Batch, MovingBatch
 from pipeline.bias import BiasedForces, RelativeStrength, biased_forces, empty_bias_state, species_weights
 from pipeline.dynamics.langevin import Langevin, stack_noise
-from pipeline.dynamics.slots import Checked, Nursery, Slot, masses_of, occupy, with_positions
+from pipeline.dynamics.slots import Nursery, Slot, masses_of, occupy, with_positions
 from pipeline.dynamics.stops import PRECEDENCE, any_atom, bonds, unphysical
 from pipeline.frames import FloatArray
 from pipeline.potentials.model import Model
-from pipeline.records import Candidate, StopReason, WalkerState
+from pipeline.records import Candidate, Checked, StopReason, WalkerState
 from pipeline.settings.walkers import WalkerSettings
 from pipeline.units import FEMTOSECOND, PICOSECOND
 
@@ -30,12 +32,43 @@ LEAP_A = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """What a segment brought: candidates in visiting order, walkers as they stand, stops per reason, walker-steps made."""
+    """What a segment, or a leg of it, brought.
+
+    Attributes:
+        candidates: in visiting order.
+        walkers: as they stand.
+        stops: walkers that stopped, per reason.
+        steps: MD steps each slot made.
+        steps_left: of those asked for; 0 also when the segment ended early because enough walkers had stopped.
+    """
 
     candidates: tuple[Candidate, ...]
     walkers: tuple[WalkerState, ...]
     stops: dict[str, int]
-    walker_steps: int
+    steps: int
+    steps_left: int
+
+    @property
+    def walker_steps(self) -> int:
+        """MD steps of all slots together."""
+        return self.steps * len(self.walkers)
+
+
+class _Pace:
+    """Whether another stretch like the last ones fits into the time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._last = time.monotonic()
+        self._end = self._last + seconds
+        self._longest_recent = 0.0
+
+    def is_over(self) -> bool:
+        """Call it at the end of each stretch."""
+        now = time.monotonic()
+        # a stretch in which walkers were replaced is longer than others: the next one may be too
+        self._longest_recent = max(now - self._last, 0.9 * self._longest_recent)
+        self._last = now
+        return now + self._longest_recent > self._end
 
 
 class WalkerBatch:
@@ -71,31 +104,33 @@ class WalkerBatch:
         """Whether this step is one of the stop checks or of the stored frames."""
         return self._clock % self._settings.stop.check_every == 0 or self._clock % self._settings.store_every == 0
 
-    def run(self, steps: int, enough: int = 0, progress: Callable[[int], None] | None = None) -> Journey:
-        """Move every slot ``steps`` MD steps.
+    def run(self, steps: int, enough: int = 0, seconds: float = math.inf) -> Journey:
+        """Move every slot ``steps`` MD steps, or as many as the time allows.
 
         Args:
-            steps: steps of the segment.
+            steps: steps to make.
             enough: end early once this many walkers have stopped on something worth a label; 0 never.
-            progress: called with the steps done, at every stop check.
+            seconds: wall clock after which to hand over: looked at after each stop check, and before the next one where that
+                would come too late at the speed of the last. At least one stop check is reached.
         """
         self._candidates, self._stops = [], Counter()
-        made = 0
-        for made in range(1, steps + 1):
+        pace = _Pace(seconds)
+        made, left = 0, steps
+        while left:
             lost = self._step()
+            made, left = made + 1, left - 1
             if self._due or lost.any():
-                stopped = self._check(lost)
-                if progress is not None and self._due:
-                    progress(made)
+                self._refill(self._check(lost))
                 if enough and self._stops.total() - self._stops[StopReason.COMPLETED] >= enough:
-                    self._refill(stopped)
-                    break
-                self._refill(stopped)
+                    left = 0
+            if self._due and pace.is_over():
+                break
         return Journey(
             candidates=tuple(self._candidates),
             walkers=tuple(self._state(k) for k in range(len(self._slots))),
             stops=dict(self._stops),
-            walker_steps=made * len(self._slots),
+            steps=made,
+            steps_left=left,
         )
 
     def _settle(self, states: Sequence[WalkerState]) -> None:
@@ -260,7 +295,10 @@ class WalkerBatch:
             self._strength.replace(k, strength.state(row))
             own = forces[moving.batch.system == row].numpy()
             positions = states[k].frame.positions
-            states[k] = replace(states[k], forces=own, model=self._digest, anchor=positions, bias=strength.state(row))
+            # what another model said of an earlier geometry is nothing to propose
+            states[k] = replace(
+                states[k], forces=own, model=self._digest, anchor=positions, bias=strength.state(row), good=None
+            )
         return states
 
     def _of(self, values: Tensor, k: int) -> FloatArray:
@@ -285,4 +323,5 @@ class WalkerBatch:
             forces=self._of(self._forces, k),
             model=self._digest,
             anchor=self._of(self._moving.anchors, k),
+            good=slot.good,
         )

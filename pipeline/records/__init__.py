@@ -5,11 +5,20 @@ files named by path and sha256 (:class:`FileRef`). Every result names the task i
 failure is a value, not an exception.
 """
 
-from pipeline.records.basics import FileRef, ModelRef, Status, Stopwatch, Timing
+from pipeline.records.basics import FileRef, ModelRef, Remark, Status, Stopwatch, Timing
 from pipeline.records.labelling import Label, LabelResult, LabelTask, Split
 from pipeline.records.selecting import SelectResult, SelectTask
 from pipeline.records.training import Scores, TrainResult, TrainTask
-from pipeline.records.walking import BiasState, Candidate, Float32Array, StopReason, WalkerState, WalkResult, WalkTask
+from pipeline.records.walking import (
+    BiasState,
+    Candidate,
+    Checked,
+    Float32Array,
+    StopReason,
+    WalkerState,
+    WalkResult,
+    WalkTask,
+)
 
 Task = WalkTask | SelectTask | LabelTask | TrainTask
 Result = WalkResult | SelectResult | LabelResult | TrainResult
@@ -17,12 +26,14 @@ Result = WalkResult | SelectResult | LabelResult | TrainResult
 __all__ = [
     "BiasState",
     "Candidate",
+    "Checked",
     "FileRef",
     "Float32Array",
     "Label",
     "LabelResult",
     "LabelTask",
     "ModelRef",
+    "Remark",
     "Result",
     "Scores",
     "SelectResult",

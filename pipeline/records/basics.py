@@ -31,6 +31,14 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Remark:
+    """What a worker has to say about its machine besides its result: one line, and what a person must do."""
+
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """When and where a task ran: seconds since the epoch, CPU seconds of the process, host name."""
 
@@ -51,6 +59,11 @@ class Stopwatch:
     def __init__(self) -> None:
         self._started = time.time()
         self._cpu = time.process_time()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Wall clock since construction."""
+        return time.time() - self._started
 
     def stop(self) -> Timing:
         """The timing from construction to now."""

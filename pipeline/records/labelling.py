@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from pipeline.frames import FloatArray, Frame
-from pipeline.records.basics import Status, Timing
+from pipeline.records.basics import Remark, Status, Timing
 from pipeline.settings.labels import Reference
 
 
@@ -70,3 +70,4 @@ class LabelResult:
     stress: FloatArray | None
     reference: str
     timing: Timing
+    remarks: tuple[Remark, ...] = ()

@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 
 from pipeline.frames import Frame
-from pipeline.records.basics import FileRef, ModelRef, Status, Timing
-from pipeline.records.walking import Candidate
+from pipeline.records.basics import FileRef, ModelRef, Remark, Status, Timing
 from pipeline.settings.selection import SelectionSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectTask:
-    """Pick frames to label among the candidates in ``candidates`` (shard files), given the labels in ``labels``."""
+    """Pick frames to label among the candidates in ``candidates`` (shard files), given the labels in ``labels``.
+
+    Attributes:
+        output: directory the worker writes the picks to; the driver publishes them by rename.
+    """
 
     task: str
     round: int
@@ -20,17 +23,20 @@ class SelectTask:
     labels: tuple[FileRef, ...]
     in_flight: tuple[Frame, ...]
     count: int
+    output: str
     seed: int
     threads: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectResult:
-    """The picked candidates in order of value, and how many were dropped for which reason."""
+    """A shard of the picked candidates in order of value (None when it failed), and how many were dropped for which reason."""
 
     task: str
     status: Status
     reason: str
-    picks: tuple[Candidate, ...]
+    picks: FileRef | None
+    count: int
     dropped: dict[str, int]
     timing: Timing
+    remarks: tuple[Remark, ...] = ()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.records.basics import FileRef, ModelRef, Status, Timing
+from pipeline.records.basics import FileRef, ModelRef, Remark, Status, Timing
 from pipeline.settings.potential import PotentialSettings
 from pipeline.settings.training import TrainingSettings
 from pipeline.settings.uncertainty import UncertaintySettings
@@ -75,3 +75,4 @@ class TrainResult:
     epochs: int
     history: tuple[dict[str, float], ...]
     timing: Timing
+    remarks: tuple[Remark, ...] = ()

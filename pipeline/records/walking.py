@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.frames import FloatArray, Frame
-from pipeline.records.basics import ModelRef, Status, Timing
+from pipeline.records.basics import FileRef, ModelRef, Remark, Status, Timing
 from pipeline.settings.walkers import WalkerSettings
 
 Float32Array = npt.NDArray[np.float32]
@@ -42,6 +42,16 @@ class BiasState:
     gradient_squared: FloatArray
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A geometry that passed the checks: (N, 3) positions, its age, total (eV/atom) and (N,) atom-based (eV/Å) uncertainty."""
+
+    positions: FloatArray
+    age: int
+    total: float
+    atomic: FloatArray
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalkerState:
     """All that is needed to continue one walker bit for bit.
@@ -61,6 +71,7 @@ class WalkerState:
         model: sha256 of the model file that gave ``forces``; another model computes them anew.
         anchor: (N, 3) float64 positions at which its neighbour rows were built, Å.
         start: (N, 3) float64 positions it started from, Å (its bond graph is the reference of the bond check).
+        good: where it stood at the last stop check; None before the first one with this model.
     """
 
     walker: str
@@ -76,6 +87,7 @@ class WalkerState:
     model: str
     anchor: FloatArray
     start: FloatArray
+    good: Checked | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,39 +116,65 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalkTask:
-    """One batch of walkers for one segment of MD steps with one model.
+    """One leg of a batch of walkers: all of a segment of MD steps with one model, or as much of it as the time allows.
+
+    However a segment is cut into legs, its candidates and walkers are the same.
 
     Attributes:
-        resume: one state per slot to continue; slots without one start fresh from ``starts``.
-        starts: labelled structures new walkers may start from (drawn with ``seed``).
-        steps: MD steps each slot makes in this segment.
-        enough: the batch may end early once it holds this many frames of walkers stopped for uncertainty or physics; 0: never.
+        leg: how many legs of this segment came before.
+        starts: shard of labels whose structures new walkers may start from (drawn with ``seed``).
+        resume: shard of walkers to continue, one per slot; slots without one, and all slots where it is None, start fresh.
+        steps: MD steps that each slot has left to make in this segment.
+        enough: the segment may end early once it holds this many more walkers stopped for uncertainty or physics; 0: never.
+        born: walkers that each slot has had so far in this segment.
+        seconds: wall clock, counted from the start of the task, after which the leg hands over.
         temperatures_K: (slots,) temperature of each slot.
+        seed: of the segment, the same for all its legs.
+        output: directory the worker writes its shards to; the driver publishes them by rename.
     """
 
     task: str
     round: int
     item: int
+    leg: int
     model: ModelRef
     settings: WalkerSettings
     temperatures_K: tuple[float, ...]
-    starts: tuple[Frame, ...]
-    resume: tuple[WalkerState | None, ...]
+    starts: FileRef
+    resume: FileRef | None
     steps: int
     enough: int
+    born: tuple[int, ...]
+    seconds: float
+    output: str
     seed: int
     threads: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalkResult:
-    """What a segment brought: candidates in visiting order, one state per slot (None: start fresh), stop counts, steps."""
+    """What a leg brought.
+
+    Attributes:
+        candidates: shard in visiting order, ``count`` of them; None when the leg failed.
+        walkers: shard with the walker of each slot as it stands; None when the leg failed.
+        steps: MD steps each slot made in this leg.
+        steps_left: what is left of the segment; 0 when it is over, also when ``enough`` walkers had stopped.
+        born: walkers each slot has had so far in this segment.
+        stops: walkers that stopped in this leg, per reason.
+        walker_steps: ``steps`` of all slots together.
+    """
 
     task: str
     status: Status
     reason: str
-    candidates: tuple[Candidate, ...]
-    walkers: tuple[WalkerState | None, ...]
+    candidates: FileRef | None
+    count: int
+    walkers: FileRef | None
+    steps: int
+    steps_left: int
+    born: tuple[int, ...]
     stops: dict[str, int]
     walker_steps: int
     timing: Timing
+    remarks: tuple[Remark, ...] = ()

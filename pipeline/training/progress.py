@@ -1,10 +1,13 @@
 """A small JSON file that says how far a training is: for people and monitors, never read back by a task."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5
 
@@ -29,5 +32,8 @@ class Progress:
             return
         self._last = now
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"task": self._task, "updated": now, **facts}) + "\n", encoding="utf-8")
-        temporary.replace(self._path)
+        try:
+            temporary.write_text(json.dumps({"task": self._task, "updated": now, **facts}) + "\n", encoding="utf-8")
+            temporary.replace(self._path)
+        except OSError as error:  # the training is worth more than the news of it
+            logger.warning("%s cannot be written: %s", self._path, error)

@@ -28,7 +28,7 @@ from pipeline.records import (
     WalkTask,
 )
 from pipeline.settings.campaign import CampaignSettings
-from pipeline.shards import read_candidates, read_labels
+from pipeline.shards import read_candidates, read_labels, read_walkers, write_candidates, write_walkers
 
 TIMING = Timing(started=1.0, ended=2.0, cpu_s=0.5, host="here:1")
 
@@ -74,9 +74,11 @@ def systems() -> dict[str, tuple[Frame, ...]]:
 def walk(task: WalkTask) -> WalkResult:
     """Each slot moves once and proposes where it is."""
     candidates, walkers = [], []
-    for slot, state in enumerate(task.resume):
+    starts = [label.frame for label in read_labels(task.starts)]
+    slots = len(task.temperatures_K)
+    for slot, state in enumerate([None] * slots if task.resume is None else read_walkers(task.resume)):
         rng = np.random.default_rng([task.seed % 2**32, slot, task.model.version])
-        start = task.starts[slot % len(task.starts)] if state is None else state.frame
+        start = starts[slot % len(starts)] if state is None else state.frame
         moved = Frame(
             numbers=start.numbers,
             positions=start.positions + rng.normal(size=start.positions.shape),
@@ -114,14 +116,20 @@ def walk(task: WalkTask) -> WalkResult:
                 start=start.positions,
             )
         )
+    output = Path(task.output)
+    output.mkdir(parents=True, exist_ok=True)
     return WalkResult(
         task=task.task,
         status=Status.DONE,
         reason="",
-        candidates=tuple(candidates),
-        walkers=tuple(walkers),
+        candidates=write_candidates(output / "candidates.h5", candidates),
+        count=len(candidates),
+        walkers=write_walkers(output / "walkers.h5", walkers),
+        steps=task.steps,
+        steps_left=0,
+        born=(1,) * slots,
         stops={},
-        walker_steps=20,
+        walker_steps=task.steps * slots,
         timing=TIMING,
     )
 
@@ -131,11 +139,14 @@ def select(task: SelectTask) -> SelectResult:
     known = {label.frame.identity for label in read_labels(task.labels)}
     found = [c for ref in task.candidates for c in read_candidates(ref) if c.frame.identity not in known]
     found.sort(key=lambda c: -c.total_uncertainty)
+    output = Path(task.output)
+    output.mkdir(parents=True, exist_ok=True)
     return SelectResult(
         task=task.task,
         status=Status.DONE,
         reason="",
-        picks=tuple(found[: task.count]),
+        picks=write_candidates(output / "picks.h5", found[: task.count]),
+        count=len(found[: task.count]),
         dropped={},
         timing=TIMING,
     )
@@ -176,6 +187,7 @@ def train(task: TrainTask) -> TrainResult:
         [f"{x.frame.identity} {x.energy!r} {x.split}" for x in labels] + [str(task.parent), str(task.fresh)]
     )
     data = hashlib.sha256(text.replace(str(Path(task.output).parents[3]), "").encode()).hexdigest().encode()
+    Path(task.output).parent.mkdir(parents=True, exist_ok=True)
     Path(task.output).write_bytes(data)
     scores = Scores(count=1, energy_rmse=0.1, energy_mae=0.1, force_rmse=1.0 / task.version, force_mae=0.1)
     return TrainResult(
@@ -209,6 +221,9 @@ class MadeUpSteps:
 
     def capacity(self, work) -> int:
         return self.capacity_of_each
+
+    def notices(self):
+        return ()
 
     def submit(self, task):
         self.names.append(task.task)

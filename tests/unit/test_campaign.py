@@ -12,7 +12,7 @@ from pipeline.errors import LostWorkerError, SettingsError, StoreError, TaskErro
 from pipeline.events import EndReason, LabelFailed, Labelled, Stopped, Submitted, Trained
 from pipeline.lock import DriverLock
 from pipeline.records import LabelTask, SelectResult, Split, Status, TrainTask, WalkTask
-from pipeline.shards import read_walkers
+from pipeline.shards import read_labels, read_walkers
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_walkers_go_on_with_the_next_model_and_slots_keep_their_temperatures(tmp
     campaign, _ = run(tmp_path / "c", steps=MadeUpSteps(watch))
     second = [task for task in seen if task.round == 2]
     assert [task.temperatures_K for task in second] == [(300.0, 500.0), (700.0, 900.0), (300.0, 500.0)]
-    assert all(walker is not None and walker.age == 10 for task in second for walker in task.resume)
+    assert all(walker.age == 10 for task in second for walker in read_walkers(task.resume))
     assert {task.model.version for task in second} == {2}
     last = campaign.store.state().walkers[-1]
     assert read_walkers(campaign.store.absolute(last.walkers))[0].age == 10 * 5
@@ -126,7 +126,7 @@ def test_new_walkers_start_from_the_newest_labels_of_each_system(tmp_path):
             for system in ("a", "b")
         }
         expected = {x.frame.identity for x in labels if x.round == newest[x.frame.system]}
-        assert {start.identity for start in task.starts} == expected
+        assert {start.frame.identity for start in read_labels(task.starts)} == expected
 
 
 def test_fresh_labels_are_those_the_parent_has_not_seen(tmp_path):
@@ -223,7 +223,7 @@ def test_three_rounds_without_anything_new_end_the_campaign(tmp_path):
         result = carry_out(task)
         if isinstance(result, SelectResult) and task.round > 1:
             return type(result)(
-                **{**{name: getattr(result, name) for name in result.__dataclass_fields__}, "picks": ()}
+                **{**{name: getattr(result, name) for name in result.__dataclass_fields__}, "count": 0}
             )
         return result
 

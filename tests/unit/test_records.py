@@ -16,6 +16,7 @@ from test_shards import labels, same, walker
 import pipeline.errors
 from pipeline import records
 from pipeline.records import FileRef, LabelTask, ModelRef, SelectTask, TrainTask, WalkTask
+from pipeline.shards import write_labels
 
 MODEL = ModelRef(version=1, file=FileRef(path="/x.pt", sha256="0" * 64))
 SETTINGS = fabricated.settings()
@@ -24,13 +25,17 @@ WALK = WalkTask(
     task="walk-r0001-0000",
     round=1,
     item=0,
+    leg=1,
     model=MODEL,
     settings=SETTINGS.walkers,
     temperatures_K=(300.0, 500.0),
-    starts=(fabricated.frame(),),
-    resume=(None, walker(3, 2)),
+    starts=MODEL.file,
+    resume=MODEL.file,
     steps=10,
     enough=3,
+    born=(1, 2),
+    seconds=600.0,
+    output="/scratch/w",
     seed=2**62,
     threads=1,
 )
@@ -52,6 +57,7 @@ SELECT = SelectTask(
     labels=(MODEL.file,),
     in_flight=(fabricated.frame(),),
     count=3,
+    output="/scratch/s",
     seed=1,
     threads=1,
 )
@@ -73,12 +79,15 @@ TRAIN = TrainTask(
 
 @pytest.fixture
 def examples(tmp_path):
-    walked = fabricated.walk(dataclasses.replace(WALK, resume=(None, None)))
+    starts = write_labels(tmp_path / "starts.h5", labels()[:1])
+    walk = dataclasses.replace(WALK, starts=starts, resume=None, output=str(tmp_path / "w"))
+    walked = fabricated.walk(walk)
     selected = records.SelectResult(
         task="s",
         status=records.Status.DONE,
         reason="",
         picks=walked.candidates,
+        count=2,
         dropped={"known": 1},
         timing=fabricated.TIMING,
     )
@@ -97,7 +106,7 @@ def examples(tmp_path):
     )
     labelled = fabricated.label(LABEL)
     failed = fabricated.failed_label(LABEL)
-    return [WALK, LABEL, SELECT, TRAIN, walked, selected, trained, labelled, failed, *labels(), *EXAMPLES]
+    return [WALK, LABEL, SELECT, TRAIN, walker(3, 2), walked, selected, trained, labelled, failed, *labels(), *EXAMPLES]
 
 
 @pytest.mark.parametrize("how", [pickle, dill])

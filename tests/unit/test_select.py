@@ -12,12 +12,12 @@ from ase.build import molecule
 from pipeline.frames import Frame
 from pipeline.potentials import Model, save
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
-from pipeline.records import Candidate, FileRef, Label, ModelRef, SelectTask, Split, Status, StopReason
+from pipeline.records import Candidate, FileRef, Label, ModelRef, SelectResult, SelectTask, Split, Status, StopReason
 from pipeline.select import run_select
 from pipeline.selection.kernel import maxdet
 from pipeline.settings.potential import GMNNSettings
 from pipeline.settings.selection import SelectionSettings
-from pipeline.shards import write_candidates, write_labels
+from pipeline.shards import read_candidates, write_candidates, write_labels
 from pipeline.uncertainty.estimator import Estimator
 
 SIZE = 9
@@ -82,9 +82,15 @@ def task_in(
         labels=(write_labels(directory / "labels.h5", [label_of(frame) for frame in labelled]),),
         in_flight=(),
         count=4,
+        output=str(directory / "scratch"),
         seed=7,
         threads=1,
     )
+
+
+def picks_of(result: SelectResult) -> list[Candidate]:
+    assert result.picks is not None
+    return read_candidates(result.picks)
 
 
 def identities(picks: Sequence[Candidate]) -> list[str]:
@@ -97,14 +103,14 @@ def test_picks_are_those_of_the_kernel_method(tmp_path: Path, model: Model, labe
     assert result.status is Status.DONE
     ordered = [*pool[::2], *pool[1::2]]
     expected = maxdet(model.kernel_features([item.frame for item in ordered]), 4)
-    assert identities(result.picks) == [ordered[k].frame.identity for k in expected]
+    assert identities(picks_of(result)) == [ordered[k].frame.identity for k in expected]
     assert result.dropped == {}
 
 
 def test_picks_carry_the_newest_uncertainties(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
     pool = [candidate(ethanol(seed, 0.2), seed) for seed in range(100, 106)]
     result = run_select(task_in(tmp_path, model, labelled, pool))
-    for picked in result.picks:
+    for picked in picks_of(result):
         fresh = model.evaluate([picked.frame])
         assert fresh.total_uncertainty is not None
         assert picked.total_uncertainty == pytest.approx(float(fresh.total_uncertainty[0]), rel=1e-5)
@@ -119,7 +125,7 @@ def test_what_is_known_in_flight_or_seen_twice_is_dropped(tmp_path: Path, model:
     task = replace(task_in(tmp_path, model, labelled, pool), in_flight=(fresh[0],))
     result = run_select(task)
     assert result.dropped == {"duplicate": 3}
-    assert sorted(identities(result.picks)) == sorted(frame.identity for frame in fresh[1:])
+    assert sorted(identities(picks_of(result))) == sorted(frame.identity for frame in fresh[1:])
 
 
 def test_unphysical_candidates_are_dropped_and_counted(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
@@ -129,7 +135,7 @@ def test_unphysical_candidates_are_dropped_and_counted(tmp_path: Path, model: Mo
     pool = [candidate(frame, k) for k, frame in enumerate((broken, close, good))]
     result = run_select(task_in(tmp_path, model, labelled, pool))
     assert result.dropped == {"not_finite": 1, "too_close": 1}
-    assert identities(result.picks) == [good.identity]
+    assert identities(picks_of(result)) == [good.identity]
 
 
 def test_large_predicted_forces_are_dropped(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
@@ -140,7 +146,7 @@ def test_large_predicted_forces_are_dropped(tmp_path: Path, model: Model, labell
     result = run_select(task_in(tmp_path, model, labelled, pool, max_force_eV_per_A=limit))
     gentle = {frame.identity for frame, force in zip(frames, largest, strict=True) if force <= limit}
     assert result.dropped == {"force": 4}
-    assert set(identities(result.picks)) <= gentle
+    assert set(identities(picks_of(result))) <= gentle
 
 
 def test_thinning_keeps_the_frames_walkers_stopped_at(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
@@ -150,8 +156,8 @@ def test_thinning_keeps_the_frames_walkers_stopped_at(tmp_path: Path, model: Mod
         pool[k] = replace(pool[k], reason=StopReason.UNCERTAIN)
     result = run_select(task_in(tmp_path, model, labelled, pool, max_candidates=4))
     assert result.dropped == {"thinned": 16}
-    assert len(result.picks) == 4
-    assert {pool[k].frame.identity for k in stops} <= set(identities(result.picks))
+    assert result.count == 4
+    assert {pool[k].frame.identity for k in stops} <= set(identities(picks_of(result)))
 
 
 @pytest.mark.parametrize("kind", ["maxdet", "maxdist", "lcmd", "maxdiag", "random"])
@@ -161,17 +167,18 @@ def test_the_same_task_picks_the_same_whatever_came_before(
     pool = [candidate(ethanol(seed, 0.2), seed) for seed in range(600, 620)]
     task = task_in(tmp_path, model, labelled, pool, kind=kind)
     first = run_select(task)
-    run_select(replace(task, count=2, seed=9))
-    again = run_select(task)
-    assert len(first.picks) == 4
-    assert identities(first.picks) == identities(again.picks)
-    assert [p.total_uncertainty for p in first.picks] == [p.total_uncertainty for p in again.picks]
+    run_select(replace(task, count=2, seed=9, output=str(tmp_path / "other")))
+    again = run_select(replace(task, output=str(tmp_path / "again")))
+    assert first.count == 4
+    assert identities(picks_of(first)) == identities(picks_of(again))
+    assert [p.total_uncertainty for p in picks_of(first)] == [p.total_uncertainty for p in picks_of(again)]
 
 
 def test_nothing_proposed_gives_nothing_to_label(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
     result = run_select(task_in(tmp_path, model, labelled, []))
     assert result.status is Status.DONE
-    assert result.picks == ()
+    assert picks_of(result) == []
+    assert result.count == 0
 
 
 def test_a_changed_shard_is_a_failure_that_names_it(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:

@@ -1,3 +1,4 @@
+import math
 import pickle
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from pipeline.dynamics.slots import Nursery, masses_of
 from pipeline.dynamics.walkers import WalkerBatch
 from pipeline.frames import Frame
 from pipeline.potentials import save
-from pipeline.records import ModelRef, StopReason, WalkerState, WalkTask
+from pipeline.records import Label, ModelRef, Split, StopReason, WalkerState, WalkTask
 from pipeline.settings.walkers import BiasSettings, StopSettings, WalkerSettings
+from pipeline.shards import read_candidates, read_walkers, write_labels, write_walkers
 from pipeline.walk import run_walk
 
 DIGEST = "a" * 64
@@ -62,6 +64,10 @@ def newborn(frame, *, seed=5, temperature_K=300.0, tau=0.25, name="w", velocitie
         anchor=frame.positions,
         start=frame.positions if start is None else start,
     )
+
+
+def label_of(frame):
+    return Label(frame=frame, energy=0.0, forces=np.zeros((len(frame), 3)), stress=None, split=Split.TRAIN, round=0)
 
 
 def same_bits(one, other):
@@ -367,37 +373,46 @@ def test_a_walker_is_the_same_whatever_batch_it_is_born_into(double):
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory, single):
-    ref = save(single, tmp_path_factory.mktemp("models") / "v0003.pt")
+    here = tmp_path_factory.mktemp("walk")
+    ref = save(single, here / "v0003.pt")
     return WalkTask(
-        task="walk-r0002-b001",
+        task="walk-r0002-0001-l00",
         round=2,
         item=1,
+        leg=0,
         model=ModelRef(version=3, file=ref),
         settings=settings_of(max_steps=20),
         temperatures_K=(300.0, 500.0, 700.0),
-        starts=(water(20), ethanol(20), crystal(20)),
-        resume=(None, newborn(slab(20), name="old"), None),
+        starts=write_labels(here / "starts.h5", [label_of(frame) for frame in (water(20), ethanol(20), crystal(20))]),
+        resume=write_walkers(here / "resume.h5", [None, newborn(slab(20), name="old"), None]),
         steps=35,
         enough=0,
+        born=(0, 0, 0),
+        seconds=math.inf,
+        output=str(here / "out"),
         seed=1234567,
         threads=1,
     )
 
 
-def without_timing(result):
-    return replace(result, timing=None)
+def found(result):
+    """Everything but the clock and the places of the files."""
+    candidates, walkers = read_candidates(result.candidates), read_walkers(result.walkers)
+    return tuple(candidates), tuple(walkers), replace(result, timing=None, candidates=None, walkers=None)
 
 
-def test_a_walk_task_gives_the_same_bits_whenever_it_runs(task):
-    first, second = run_walk(task), run_walk(task)
-    same_bits(without_timing(first), without_timing(second))
-    assert first.walker_steps == 105
+def test_a_walk_task_gives_the_same_bits_whenever_it_runs(task, tmp_path):
+    first, second = run_walk(task), run_walk(replace(task, output=str(tmp_path / "second")))
+    same_bits(found(first), found(second))
+    assert first.candidates.sha256 == second.candidates.sha256
+    assert (first.walker_steps, first.steps, first.steps_left) == (105, 35, 0)
     assert first.task == task.task
-    assert {c.walker for c in first.candidates} >= {"old", "r0002-b001-s00-000", "r0002-b001-s02-000"}
+    walkers = {candidate.walker for candidate in read_candidates(first.candidates)}
+    assert walkers >= {"old", "r0002-b001-s00-000", "r0002-b001-s02-000"}
 
 
 def test_a_walk_task_gives_the_same_bits_in_another_process(task, tmp_path):
-    (tmp_path / "task.pickle").write_bytes(pickle.dumps(task))
+    (tmp_path / "task.pickle").write_bytes(pickle.dumps(replace(task, output=str(tmp_path / "there"))))
     code = (
         "import pickle, sys; from pathlib import Path; from pipeline.walk import run_walk; here = Path(sys.argv[1]);"
         "result = run_walk(pickle.loads((here / 'task.pickle').read_bytes()));"
@@ -407,4 +422,4 @@ def test_a_walk_task_gives_the_same_bits_in_another_process(task, tmp_path):
     there = pickle.loads((Path(tmp_path) / "result.pickle").read_bytes())
     here = run_walk(task)
     assert there.timing.host != here.timing.host
-    same_bits(without_timing(there), without_timing(here))
+    same_bits(found(there), found(here))
