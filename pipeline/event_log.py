@@ -10,7 +10,6 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,6 @@ from pipeline.errors import StoreError
 from pipeline.events import SCHEMA, Event, from_plain, to_plain
 
 _RESTORE = "Restore events.jsonl from a copy of the campaign directory."
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """The events of a log, and the length in bytes of the part of the file that holds them."""
-
-    events: tuple[Event, ...]
-    length: int
 
 
 class Reading:
@@ -39,7 +30,7 @@ class Reading:
         length: bytes that hold them.
 
     Raises:
-        StoreError: missing, damaged before its last line, or of another schema version (while iterating).
+        StoreError: missing, empty, damaged before its last line, or of another schema version (while iterating).
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,11 +46,15 @@ class Reading:
         with stream:
             for line in stream:
                 if not line.endswith(b"\n"):
-                    return
+                    break
                 event = _decode(line[:-1], self.count, self._path)
                 self.count += 1
                 self.length += len(line)
                 yield event
+        if not self.count:
+            raise StoreError(
+                f"{self._path}: the event log is empty.", "Remove the directory and run the campaign anew."
+            )
 
 
 def encode(event: Event, sequence: int) -> bytes:
@@ -69,15 +64,13 @@ def encode(event: Event, sequence: int) -> bytes:
     return f'{{"seq":{sequence},"crc":"{crc:08x}","event":{body}}}\n'.encode()
 
 
-def read_events(path: Path) -> History:
+def read_events(path: Path) -> tuple[Event, ...]:
     """All events of a log at once; also while a driver writes to it.
 
     Raises:
-        StoreError: missing, damaged before its last line, or of another schema version.
+        StoreError: missing, empty, damaged before its last line, or of another schema version.
     """
-    reading = Reading(path)
-    events = tuple(reading)
-    return History(events, reading.length)
+    return tuple(Reading(path))
 
 
 def _decode(line: bytes, number: int, path: Path) -> Event:

@@ -115,16 +115,13 @@ def apply(state: CampaignState, event: Event) -> CampaignState:
 
 
 def fold(events: Iterable[Event]) -> CampaignState:
-    """The state after all events.
+    """The state after all events, of which there is at least one.
 
     Raises:
-        StoreError: there is none, or the first is not ``created``.
+        StoreError: the first is not ``created``.
     """
     stream = iter(events)
-    first = next(stream, None)
-    if first is None:
-        raise StoreError("the event log is empty.", "Remove the directory and run the campaign anew.")
-    state = begin(first)
+    state = begin(next(stream))
     for event in stream:
         state = apply(state, event)
     return state

@@ -1,5 +1,6 @@
 """What a person wants to know of a running campaign, folded from its events."""
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -9,17 +10,22 @@ from pipeline.events import (
     Event,
     LabelFailed,
     Labelled,
+    Noticed,
     Resumed,
     Selected,
     Stopped,
     Submitted,
     TaskFailed,
+    TaskLost,
     Trained,
     Walked,
     Work,
 )
+from pipeline.policy import batches
 from pipeline.settings import CampaignSettings
 
+MOST_NOTICES = 5
+"""So many of the newest notices are remembered."""
 PHASES = {
     Work.LABEL: "labelling",
     Work.TRAIN: "training",
@@ -34,10 +40,12 @@ class Board:
 
     Attributes:
         budget: reference calculations allowed; labels: made; failed: of these, without a result.
-        round: current round; phase: what is being done; done, total: tasks of the phase.
+        round: current round; phase: what is being done.
+        done, total: tasks of the phase; of walks, which are cut into legs, MD steps of each slot, over all batches.
         version: newest model; validation, fresh: force RMSE in eV/Å of the newest model on its validation labels, and of
             the one before on labels that were new to it.
         first_time, last_time: of the events, seconds since the epoch.
+        notices: the newest ones, as time and line.
     """
 
     budget: int = 0
@@ -55,6 +63,12 @@ class Board:
     first_time: float = 0.0
     last_time: float = 0.0
     wall_s: dict[str, float] = field(default_factory=dict)
+    notices: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MOST_NOTICES))
+    _segment: int = 0
+    _batches: int = 0
+    _phase: tuple[Work, int] | None = None
+    _outstanding: int = 0
+    _made: dict[int, int] = field(default_factory=dict)
 
     def absorb(self, events: Iterable[Event]) -> None:
         """Take note of events, in their order."""
@@ -66,17 +80,17 @@ class Board:
     def _absorb(self, event: Event) -> None:
         match event:
             case Created() | Resumed():
-                self.budget = CampaignSettings.model_validate(event.settings).labels.budget
-                self.ended = ""
+                self._begin(CampaignSettings.model_validate(event.settings))
             case Submitted():
-                self.phase, self.round = PHASES[event.work], event.round
-                self.done, self.total = 0, len(event.tasks)
+                self._submit(event)
             case Walked():
-                self.done += 1
+                self._made[event.item] = self._segment - event.steps_left  # also when it ended early
+                self.done = sum(self._made.values())
                 self.walker_steps += event.walker_steps
                 self._add_time(Work.WALK, event.timing.wall_s)
             case Labelled() | LabelFailed():
                 self.done += 1
+                self._outstanding -= 1
                 self.labels += 1
                 self.failed += isinstance(event, LabelFailed)
                 self._add_time(Work.LABEL, event.timing.wall_s if event.timing else 0.0)
@@ -89,12 +103,33 @@ class Board:
                 self._add_time(Work.TRAIN, event.timing.wall_s)
             case TaskFailed():
                 self.ended = f"{event.work.value} failed: {event.reason}"
+            case TaskLost() | Noticed():
+                self.notices.append((event.time, notice_line(event)))
             case Stopped():
                 self.ended = event.message or event.reason.value
                 self.phase = "stopped"
 
+    def _begin(self, settings: CampaignSettings) -> None:
+        self.budget = settings.labels.budget
+        self._segment, self._batches = settings.walkers.segment_steps, batches(settings)
+        self._outstanding = 0
+        self.ended = ""
+
+    def _submit(self, event: Submitted) -> None:
+        if self._phase != (event.work, event.round):
+            self._phase = (event.work, event.round)
+            self.done = self._outstanding = 0
+            self._made.clear()
+        self.phase, self.round = PHASES[event.work], event.round
+        self._outstanding += len(event.tasks)
+        self.total = self._segment * self._batches if event.work is Work.WALK else self.done + self._outstanding
+
     def _add_time(self, work: Work, seconds: float) -> None:
         self.wall_s[work.value] = self.wall_s.get(work.value, 0.0) + seconds
+
+    def recent_notices(self, now: float, within_s: float) -> list[tuple[float, str]]:
+        """Time and line of the newest notices, oldest first."""
+        return [(when, line) for when, line in self.notices if now - when <= within_s]
 
     def summary(self) -> str:
         """One line: round, labels, model and its errors."""
@@ -120,3 +155,10 @@ class Board:
         if made <= 0:
             return ""
         return f"about {duration(elapsed_s * (self.budget - self.labels) / made)} to the budget"
+
+
+def notice_line(event: Noticed | TaskLost) -> str:
+    """What happened to the machine, and what to do where a person must act: one line."""
+    text = event.text if isinstance(event, Noticed) else f"{event.task}: {event.reason.rstrip('.')}; it is made again"
+    line = f"{text.rstrip('.')}. {event.remedy}" if event.remedy else text
+    return " ".join(line.split())

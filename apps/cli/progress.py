@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from apps.cli.board import PHASES, Board
+from apps.cli.board import PHASES, Board, notice_line
 from apps.cli.console import OUT, duration
-from pipeline.events import Event, LabelFailed, Submitted, Trained, Work
+from pipeline.events import Event, LabelFailed, Noticed, Submitted, TaskLost, Trained, Work
 from pipeline.store import Store
 
 BAR_WIDTH = 40
@@ -30,7 +30,7 @@ class Display:
 
     def __init__(self, store: Store, *, quiet: bool) -> None:
         self.board = Board()
-        self.board.absorb(store.events())
+        self.board.absorb(store.reading())
         self._scratch = store.scratch
         self._started = time.monotonic()
         self._base: tuple[float, int] | None = None
@@ -52,6 +52,7 @@ class Display:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
+        before = (self.board.phase, self.board.round)
         self.board.absorb([event])
         if self._base is None and isinstance(event, Trained):
             self._base = (
@@ -62,10 +63,13 @@ class Display:
             return
         if isinstance(event, LabelFailed):
             OUT.print(f"label {event.number} failed: {event.reason} ({event.scratch})", markup=False)
+        if isinstance(event, Noticed | TaskLost):
+            OUT.print(self._stamped(notice_line(event)), markup=False)
         if isinstance(event, Trained):
             OUT.print(self._stamped(self.board.summary()), markup=False)
-        if isinstance(event, Submitted) and not self._is_live:
-            tasks = f"{self.board.total} task{'s' if self.board.total != 1 else ''}"
+        # legs follow one another: a line for the first ones is enough
+        if isinstance(event, Submitted) and not self._is_live and before != (self.board.phase, self.board.round):
+            tasks = f"{len(event.tasks)} task{'s' if len(event.tasks) != 1 else ''}"
             OUT.print(self._stamped(f"round {event.round}: {self.board.phase}, {tasks}"), markup=False)
 
     def note(self, text: str) -> None:

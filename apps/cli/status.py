@@ -11,11 +11,12 @@ from rich.table import Table
 
 from apps.cli.board import Board
 from apps.cli.console import OUT, duration
-from pipeline.events import Event, Trained
 from pipeline.lock import holder_of
 from pipeline.monitor.tables import RoundRow, round_rows
-from pipeline.state import fold
 from pipeline.store import Store
+
+RECENT_S = 3600.0
+"""Notices are shown that are not older than this, seconds."""
 
 
 def status(directory: Annotated[Path, typer.Argument(help="campaign directory")]) -> None:
@@ -30,16 +31,16 @@ def show_status(directory: Path) -> None:
         StoreError: not a campaign directory, or a damaged one.
     """
     store = Store.open(directory)
-    events = store.events()
-    fold(events)  # refuses a log that does not begin as it must
     board = Board()
-    board.absorb(events)
+    board.absorb(store.reading())
     holder = holder_of(store.lock_path)
     OUT.print(headline(board, holder), markup=False)
     OUT.print(board.summary(), markup=False)
     OUT.print(spent(board), markup=False)
+    for when, line in board.recent_notices(time.time(), RECENT_S):
+        OUT.print(f"{duration(time.time() - when)} ago: {line}", markup=False)
     if board.version:
-        OUT.print(rounds_table(round_rows(store), events))
+        OUT.print(rounds_table(round_rows(store)))
 
 
 def headline(board: Board, holder: str) -> str:
@@ -58,19 +59,17 @@ def spent(board: Board) -> str:
     return f"task time: {', '.join(parts) or 'none'}; {board.walker_steps} walker steps"
 
 
-def rounds_table(rows: Sequence[RoundRow], events: Sequence[Event]) -> Table:
+def rounds_table(rows: Sequence[RoundRow]) -> Table:
     """One row per trained model. "new" are labels it led to: selected, so harder than average, and not seen in training."""
-    validations = {event.version: event.validation for event in events if isinstance(event, Trained)}
     systems = list(rows[0].explored) if rows else []
     explored = [f"explored {system}" for system in systems]
     table = Table("round", "model", "labels", "walker steps", "stopped", *explored, "force RMSE eV/Å", "on new labels")
     for row, following in itertools.zip_longest(rows, rows[1:]):
-        validation = validations[row.version]
         fresh = following.fresh if following else None
         table.add_row(
             *(str(number) for number in (row.round, row.version, row.labels, row.walker_steps)),
             str(sum(row.stops.values())),
             *(f"{row.explored[system]:.2f}" for system in systems),
-            *("" if scores is None else f"{scores.force_rmse:.4f}" for scores in (validation, fresh)),
+            *("" if scores is None else f"{scores.force_rmse:.4f}" for scores in (row.validation, fresh)),
         )
     return table

@@ -108,7 +108,7 @@ def error_figure(series: dict[str, Sequence[RoundRow]], path: Path) -> Path:
 def _walker_points(store: Store, system: str, variables: Sequence[Variable]) -> tuple[FloatArray, FloatArray]:
     """(n, 2) values of all walker frames, and (n,) the round of each."""
     points, rounds = [np.zeros((0, 2))], [np.zeros(0)]
-    for event in store.events():
+    for event in store.reading():
         if isinstance(event, Walked):
             values = evaluate_all(variables, visited(store, event, system))
             points.append(values)

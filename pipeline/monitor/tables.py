@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pipeline.analysis.coverage import Coverage
 from pipeline.analysis.intervals import share_interval
 from pipeline.analysis.variables import evaluate_all
-from pipeline.events import Event, LabelFailed, Labelled, Selected, Trained, Walked
+from pipeline.events import Event, Gathered, LabelFailed, Labelled, Selected, Trained, Walked
 from pipeline.frames import Frame
 from pipeline.potentials import load
 from pipeline.records import Label, Scores
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.settings.variables import Variable
-from pipeline.shards import read_candidates
+from pipeline.shards import read_candidates, read_labels
 from pipeline.store import Store
 from pipeline.training.scoring import score
 
@@ -30,6 +30,7 @@ class RoundRow:
         explored: per system, coverage of its variables by all walker frames and labels so far.
         labelled: the same by labels alone.
         held_out: scores on the held-out set; None without one.
+        validation: scores on its validation labels.
         fresh: scores of the model before on this round's labels, which it had not seen.
         seconds: task time per kind of work.
     """
@@ -42,6 +43,7 @@ class RoundRow:
     explored: dict[str, float]
     labelled: dict[str, float]
     held_out: Scores | None
+    validation: Scores | None
     fresh: Scores | None
     seconds: dict[str, float]
 
@@ -57,10 +59,9 @@ def round_rows(store: Store, held_out: Sequence[Label] = ()) -> list[RoundRow]:
         StoreError: the log or a shard is missing or changed.
         ModelError: a model file is missing or changed.
     """
-    events = store.events()
     tally = _Tally(store, system_variables(store))
     rows = []
-    for event in events:
+    for event in store.reading():
         tally.absorb(event)
         if isinstance(event, Trained):
             model = load(store.absolute(event.file).path, event.file.sha256) if held_out else None
@@ -99,13 +100,13 @@ class _Tally:
         self._store, self._variables = store, variables
         self._explored = {system: Coverage.of(several) for system, several in variables.items()}
         self._labelled = dict(self._explored)
-        self._pending: list[Labelled] = []
         self._clear()
 
     def _clear(self) -> None:
         self._steps = 0
         self._stops: Counter[str] = Counter()
         self._seconds = dict.fromkeys(WORK, 0.0)
+        self._gathered: Gathered | None = None
 
     def absorb(self, event: Event) -> None:
         """Take note of an event."""
@@ -117,10 +118,11 @@ class _Tally:
                 for system in self._variables:
                     self._visit(self._explored, system, visited(self._store, event, system))
             case Labelled():
-                self._pending.append(event)
                 self._seconds["label"] += event.timing.wall_s
             case LabelFailed():
                 self._seconds["label"] += event.timing.wall_s if event.timing else 0.0
+            case Gathered():
+                self._gathered = event
             case Selected():
                 self._seconds["select"] += event.timing.wall_s if event.timing else 0.0
             case Trained():
@@ -128,7 +130,8 @@ class _Tally:
 
     def row(self, event: Trained, held_out: Scores | None) -> RoundRow:
         """The row of a model; begins the next round."""
-        for label in self._store.rows(self._pending):
+        labels = read_labels(self._store.absolute(self._gathered.file)) if self._gathered else []
+        for label in labels:
             if label.frame.system in self._variables:
                 self._visit(self._explored, label.frame.system, [label.frame])
                 self._visit(self._labelled, label.frame.system, [label.frame])
@@ -141,10 +144,10 @@ class _Tally:
             explored={system: coverage.value for system, coverage in self._explored.items()},
             labelled={system: coverage.value for system, coverage in self._labelled.items()},
             held_out=held_out,
+            validation=event.validation,
             fresh=event.fresh,
             seconds=dict(self._seconds),
         )
-        self._pending = []
         self._clear()
         return row
 

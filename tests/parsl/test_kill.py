@@ -38,7 +38,7 @@ def start(directory: Path, site: str, log: Path) -> subprocess.Popen:
 
 def labelled(directory: Path) -> dict[str, int]:
     try:
-        events = read_events(directory / "events.jsonl").events
+        events = read_events(directory / "events.jsonl")
     except StoreError:
         return {}
     return {event.identity: event.number for event in events if isinstance(event, Labelled)}

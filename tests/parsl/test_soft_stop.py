@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.parsl, pytest.mark.slow]
 
 def events_of(directory: Path):
     try:
-        return read_events(directory / "events.jsonl").events
+        return read_events(directory / "events.jsonl")
     except StoreError:
         return ()
 

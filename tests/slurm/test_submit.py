@@ -79,7 +79,7 @@ class Small:
     def events(self, kind: type) -> list[Any]:
         """Events of one kind so far."""
         try:
-            return [event for event in read_events(self.place / "events.jsonl").events if isinstance(event, kind)]
+            return [event for event in read_events(self.place / "events.jsonl") if isinstance(event, kind)]
         except StoreError:
             return []
 

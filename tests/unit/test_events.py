@@ -124,7 +124,7 @@ def test_there_is_an_example_of_every_event():
 
 
 def test_events_come_back_equal(log_path):
-    assert list(read_events(log_path).events) == EXAMPLES
+    assert list(read_events(log_path)) == EXAMPLES
 
 
 def test_a_log_is_one_line_per_event(log_path):
@@ -136,7 +136,7 @@ def test_a_last_line_torn_at_any_byte_is_ignored_and_cut_off_before_the_next_app
     last = data.rindex(b"\n", 0, -1) + 1
     for end in range(last, len(data)):
         log_path.write_bytes(data[:end])
-        assert list(read_events(log_path).events) == EXAMPLES[:-1], end
+        assert list(read_events(log_path)) == EXAMPLES[:-1], end
         log = EventLog(log_path)
         log.append(EXAMPLES[-1:])
         log.close()
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_the_log_as_it_was(log_path, monkeypatch):
     monkeypatch.undo()
     log.append(EXAMPLES[-1:])
     log.close()
-    events = read_events(log_path).events
+    events = read_events(log_path)
     assert log_path.read_bytes().startswith(data)
     assert list(events) == [*EXAMPLES, EXAMPLES[-1]]
 
