@@ -42,10 +42,15 @@ def command(*arguments: str, timeout_s: float = 60) -> str:
 
 
 def wait_until(happened: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
-    """Ask again and again, until the answer is true; the answer."""
+    """Ask again and again, until the answer is true; the answer.
+
+    Raises:
+        TimeoutError: it was not in time.
+    """
     deadline = time.monotonic() + timeout_s
     while not (answer := happened()):
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s"
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout_s:g} s")
         time.sleep(0.1)
     return answer
 

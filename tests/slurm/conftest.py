@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from cluster import Cluster, Daemons, missing_commands, private_slurm
+from figures import Figures
 
 SMALL_SITE: dict[str, Any] = {
     "kind": "slurm",
@@ -27,6 +28,24 @@ SMALL_SITE: dict[str, Any] = {
     "driver": {"partition": "cpu", "walltime": "00:10:00", "stop_before": "00:01:00", "cores": 1, "memory_GB": 1},
 }
 """One worker with one GPU in each of two jobs for walkers, two workers in one job for labels."""
+
+
+FIGURES = Figures()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if FIGURES.rows:
+        terminalreporter.section("faults")
+        for line in FIGURES.table():
+            terminalreporter.write_line(line)
+        if path := os.environ.get("FARWALK_FAULTS_JSON"):
+            FIGURES.save(Path(path))
+
+
+@pytest.fixture
+def figures() -> Figures:
+    """Of the faults; a table of all ends the session, and a JSON file if FARWALK_FAULTS_JSON names one."""
+    return FIGURES
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

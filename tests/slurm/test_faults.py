@@ -1,0 +1,254 @@
+"""What goes wrong on clusters, done to a campaign that runs: noticed within a minute, told in a line, survived.
+
+After every test the budget is spent, each label was calculated once, and nothing is left in the queue.
+"""
+
+import os
+import re
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from cluster import wait_until
+from driving import Campaign
+from test_kill import processes_with
+
+EASY = {"walkers": {"batch": 4}, "labels": {"initial": 8, "budget": 16}}
+"""Two rounds that take a few seconds when nothing happens."""
+
+
+@pytest.fixture
+def campaign(cluster, request):
+    """Makes the test's campaign; its driver ends with the test, and what it left is looked for."""
+    made = []
+
+    def make(site, changes=EASY, place=None) -> Campaign:
+        made.append(Campaign.of_copper(cluster.shared / request.node.name[:40], site, changes, place))
+        return made[0]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def one_worker_per_job(site, jobs: int = 1):
+    """Labels in jobs of three of a node's four cores, so that no two are on one node."""
+    site["label"].update(cores_per_node=3, cores_per_worker=3, max_blocks=jobs)
+    return site
+
+
+def assert_survived(cluster, campaign: Campaign) -> None:
+    campaign.assert_complete()
+    cluster.wait_until_empty(campaign.prefix)
+    wait_until(lambda: not processes_with(str(campaign.directory)), "all processes gone", 30)
+
+
+def both_at_work(campaign: Campaign):
+    """Calculations under way in two jobs: digest, node, job, process of each."""
+
+    def there():
+        found = [(digest, *where) for digest, where in campaign.at_work().items() if alive(where[2])]
+        return found if len({job for _, _, job, _ in found}) == 2 else None
+
+    return wait_until(there, "a calculation in each of two jobs", 90)
+
+
+def alive(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def begun_again(campaign: Campaign, digests) -> int:
+    """How many of these calculations were begun more than once."""
+    began = campaign.calculations("began")
+    return sum(began[digest] - 1 for digest in digests)
+
+
+def test_labels_outlive_their_workers_jobs_nodes_the_scheduler_and_the_driver(
+    cluster, daemons, site, campaign, figures
+):
+    run = campaign(one_worker_per_job(site, jobs=2), {**EASY, "labels": {"initial": 44, "budget": 52}})
+    run.slow_down(8)
+    run.start()
+    pending = []
+
+    # a worker dies, and the other job is cancelled
+    (hit, _, _, pid), (other, _, job, _) = both_at_work(run)
+    since = time.time()
+    os.kill(pid, signal.SIGKILL)
+    cluster.scancel(job)
+    pending.append(("worker killed (kill -9)", since, run.wait_for_notice("died", since=since), [hit]))
+    pending.append(("job cancelled (scancel)", since, run.wait_for_notice(f"job {job}", since=since), [other]))
+
+    # one node loses its power, an administrator takes the other one out
+    (hit, node, job, _), (other, second, other_job, _) = both_at_work(run)
+    since = time.time()
+    daemons.kill_slurmd(node)
+    daemons.set_down(second)
+    pending.append(("node down (scontrol)", since, run.wait_for_notice(f"job {other_job}", since=since), [other]))
+    pending.append(("node dead (no slurmd)", since, run.wait_for_notice(f"job {job}", since=since), [hit]))
+    daemons.start_slurmd(node)
+    daemons.resume(second)
+
+    # the scheduler starts anew, and then stays away for half a minute
+    working = [digest for digest, *_ in both_at_work(run)]
+    since = time.time()
+    daemons.kill_slurmctld()
+    daemons.start_slurmctld()
+    time.sleep(6)
+    quiet = not [event for event in run.events("noticed") if event["time"] > since]
+    figures.add("slurmctld restarted", None, begun_again(run, working), "nothing to tell" if quiet else "told")
+    working = [digest for digest, *_ in both_at_work(run)]
+    since = time.time()
+    daemons.kill_slurmctld()
+    pending.append(("slurmctld gone for 30 s", since, run.wait_for_notice("does not answer", since=since), working))
+    time.sleep(max(0.0, since + 30 - time.time()))
+    daemons.start_slurmctld()
+    run.wait_for_notice("answers again", since=since)
+
+    # the driver dies
+    working = [digest for digest, *_ in both_at_work(run)]
+    labelled = len(run.events("labelled"))
+    since = time.time()
+    run.kill()
+    cluster.wait_until_empty(run.prefix, timeout_s=20)
+    gone = time.time() - since
+    run.slow_down(0)
+    run.start()
+    run.finish(240)
+    figures.add("driver killed (kill -9)", gone, begun_again(run, working), "jobs gone; the next run goes on")
+    assert len(run.events("labelled")) >= labelled
+    for fault, since, notice, digests in pending:
+        figures.add(fault, notice["time"] - since, begun_again(run, digests), notice["text"])
+    assert_survived(cluster, run)
+
+
+def walked_legs(campaign: Campaign) -> list[tuple[int, int, int]]:
+    return [(event["round"], event["item"], event["leg"]) for event in campaign.events("walked")]
+
+
+def test_a_walk_whose_job_is_lost_costs_one_leg(cluster, site, campaign, figures):
+    site["walk_task_s"] = 3.0
+    site["walk"].update(max_blocks=1)
+    # walkers that nothing stops: a segment takes some ten seconds
+    changes = {"walkers": {"batch": 4, "segment_steps": 6000, "stop": {"uncertainty_eV_per_A": 1e6}, "enough": 10**6}}
+    run = campaign(site, {**EASY, **changes})
+    run.start()
+    run.wait_for("walked", 2)
+    (event,) = run.events("walked")[-1:]
+    job = event["timing"]["host"].partition(" job ")[2]
+    since = time.time()
+    cluster.scancel(job)
+    notice = run.wait_for_notice(f"job {job}", since=since)
+    run.finish(240)
+    legs = walked_legs(run)
+    assert len(legs) == len(set(legs)) > 2, "no leg is made twice"
+    lost = len([e for e in run.events("noticed") if "walk-" in e["text"] and "tried again" in e["text"]])
+    assert lost <= 1
+    figures.add("walk job cancelled", notice["time"] - since, lost, notice["text"])
+    assert_survived(cluster, run)
+
+
+def test_a_label_longer_than_its_job_is_told_with_the_key_to_raise(cluster, site, campaign, figures):
+    site["label"].update(walltime="00:01:00", cores_per_node=1)
+    run = campaign(site)
+    run.slow_down(600)
+    run.start()
+    job = cluster.wait_for_job(f"{run.prefix}-label")
+    since = time.time() + 60
+    digest = wait_until(run.at_work, "a calculation", 60)
+    notice = run.wait_for_notice(f"job {job.id}", "wall time", since=since - 60, timeout_s=180)
+    assert "site.label.walltime" in notice["remedy"]
+    run.slow_down(0)
+    run.finish(240)
+    # SLURM itself looks at limits every half a minute only
+    figures.add("wall time reached", notice["time"] - since, begun_again(run, digest), notice["text"])
+    assert_survived(cluster, run)
+
+
+def test_a_full_scratch_disk_of_a_node_is_told_and_does_no_harm(cluster, daemons, site, campaign, figures):
+    if not daemons.own_disks:
+        pytest.skip("nodes with disks of their own need root")
+    run = campaign(site)
+    nodes = ("gpu1", "gpu2")
+    run.slow_down(1)
+    run.start()
+    run.wait_for("labelled")
+    try:
+        for node in nodes:
+            fill(daemons, node)
+        run.slow_down(0)
+        notice = run.wait_for_notice("disk", since=0)
+        began = min(event["timing"]["started"] for event in run.wait_for("walked"))
+        run.finish(240)
+    finally:
+        for node in nodes:
+            daemons.on_node(node, "rm", "-f", str(daemons.scratch / "filling"))
+    figures.add("scratch of a node full", max(0.0, notice["time"] - began), 0, notice["text"])
+    assert_survived(cluster, run)
+
+
+def fill(daemons, node: str) -> None:
+    target = str(daemons.scratch / "filling")
+    daemons.on_node(node, "sh", "-c", f"cat /dev/zero > {target} 2>/dev/null; true")
+
+
+def test_a_full_campaign_disk_stops_the_campaign_until_there_is_room(cluster, daemons, site, campaign, figures):
+    if not daemons.own_disks:
+        pytest.skip("small disks need root")
+    run = campaign(site, place=daemons.disk / "campaign")
+    run.slow_down(1)
+    run.start()
+    run.wait_for("labelled", 2)
+    filling, since = daemons.disk / "filling", time.time()
+    try:
+        with suppress(OSError), filling.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        run.finish(90, code=2)
+        noticed = time.time() - since
+        assert re.search("free|space", run.said, re.IGNORECASE), run.said
+        line = run.said.strip().splitlines()[-2]
+    finally:
+        filling.unlink()
+    cluster.wait_until_empty(run.prefix)
+    run.slow_down(0)
+    run.start()
+    run.finish(180)
+    figures.add("campaign disk full", noticed, run.lost_calculations(), line)
+    assert_survived(cluster, run)
+
+
+def test_refused_jobs_are_asked_for_again_or_end_the_run_with_the_scheduler_s_words(
+    cluster, daemons, site, campaign, figures
+):
+    run = campaign(site)
+    # an account that the cluster does not know: nothing can be done without a person
+    daemons.limit(site["label"]["partition"], 0, 2045, "")
+    run.start()
+    since = time.time()
+    run.finish(90, code=2)
+    assert "Invalid account" in run.said
+    assert "site.label.account" in run.said, run.said
+    figures.add("submission refused: bad account", time.time() - since, 0, one_line(run.said, "Invalid account"))
+
+    # a limit on jobs: it passes by itself
+    daemons.limit(site["label"]["partition"], 0)
+    run.start()
+    since = time.time()
+    notice = run.wait_for_notice("AssocMaxSubmitJobLimit", since=since)
+    daemons.lift_limits()
+    lifted = time.time()
+    run.finish(180)
+    first = min(event["time"] for event in run.events("labelled"))
+    assert first - lifted < 60, "it went on by itself"
+    figures.add("submission refused: limit", notice["time"] - since, 0, notice["text"])
+    assert_survived(cluster, run)
+
+
+def one_line(text: str, words: str) -> str:
+    """The first line of a text with these words."""
+    return next(line.strip() for line in text.splitlines() if words in line)
