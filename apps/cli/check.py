@@ -24,6 +24,7 @@ from apps.cli.places import campaign_directory, check_writable
 from apps.cli.report import campaign_table, estimate_tables, findings_error, plain, queue_note, workers_table
 from apps.preflight import Executor, ask_workers, one_job_each
 from apps.slurm.names import job_prefix
+from apps.slurm.workers import no_jobs_left
 from apps.steps import open_steps
 from pipeline.errors import PipelineError, SiteError
 from pipeline.estimate import Costs, Estimate, estimate
@@ -102,7 +103,11 @@ def _try_site(intake: Intake, own: Path, found: Found, *, quiet: bool) -> None:
     settings, site = intake.settings, one_job_each(intake.settings.site)
     prefix = job_prefix(own)  # not the campaign's: a driver of it may be running
     notice = functools.partial(_notice, found)
-    with _progress() as tell, open_steps(site, own / "site", prefix=prefix) as steps:
+    with (
+        _progress() as tell,
+        no_jobs_left(site, prefix),
+        open_steps(site, own / "site", prefix=prefix) as steps,
+    ):
         found.executors = ask_workers(site, own, prefix, tell)
         if found.executors and not quiet:
             OUT.print(workers_table(found.executors))
