@@ -17,7 +17,8 @@ from pipeline.shards import read_labels, read_walkers
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr("pipeline.campaign.POLL_S", 0.001)
+    monkeypatch.setattr("pipeline.driver.POLL_S", 0.001)
+    monkeypatch.setattr("pipeline.driver.GATHER_S", 0.0005)
 
 
 def run(directory: Path, chosen=None, steps=None, **options):
@@ -26,6 +27,10 @@ def run(directory: Path, chosen=None, steps=None, **options):
     campaign = Campaign.create_or_open(chosen, systems(), directory)
     outcome = campaign.run(steps, **options)
     return campaign, outcome
+
+
+def labels_of(campaign: Campaign) -> list[Labelled]:
+    return [event for event in campaign.store.reading() if isinstance(event, Labelled)]
 
 
 def dataset(campaign: Campaign):
@@ -49,17 +54,17 @@ def test_a_campaign_spends_its_budget_and_says_so(tmp_path):
     campaign, outcome = run(tmp_path / "c")
     state = campaign.store.state()
     assert outcome.reason is EndReason.BUDGET
-    assert state.spent == len(state.labels) == 30
+    assert state.spent == state.labelled == 30
     assert [m.version for m in state.models] == [1, 2, 3, 4, 5, 6]
-    assert sorted(row.number for row in state.labels) == list(range(30))
-    assert len({row.identity for row in state.labels}) == 30
+    assert sorted(row.number for row in labels_of(campaign)) == list(range(30))
+    assert len({row.identity for row in labels_of(campaign)}) == 30
     assert not any((tmp_path / "c" / "scratch").iterdir())
     assert state.stopped is not None
 
 
 def test_first_labels_hold_all_systems_and_all_splits(tmp_path):
     campaign, _ = run(tmp_path / "c")
-    first = [row for row in campaign.store.state().labels if row.round == 0]
+    first = [row for row in labels_of(campaign) if row.round == 0]
     assert Counter(row.system for row in first) == {"a": 7, "b": 3}
     assert {row.split for row in first} == set(Split)
 
@@ -158,12 +163,13 @@ def test_failed_labels_count_are_kept_and_are_not_asked_for_again(tmp_path):
     campaign, outcome = run(tmp_path / "c", steps=steps)
     state = campaign.store.state()
     assert outcome.reason is EndReason.BUDGET
-    assert len(state.failures) >= 6
-    assert len(state.labels) + len(state.failures) == 30
-    assert sum(row.round == 0 for row in state.labels) >= 10
+    failures = [event for event in campaign.store.reading() if isinstance(event, LabelFailed)]
+    assert len(failures) == state.failed >= 6
+    assert len(labels_of(campaign)) + len(failures) == state.spent == 30
+    assert sum(row.round == 0 for row in labels_of(campaign)) >= 10
     assert len(steps.names) == len(set(steps.names))
     left = sorted(path.name for path in (tmp_path / "c" / "scratch").iterdir())
-    assert left == sorted(Path(row.scratch).name for row in state.failures)
+    assert left == sorted(Path(row.scratch).name for row in failures)
 
 
 def test_when_all_first_labels_fail_the_reason_is_told(tmp_path):
@@ -185,7 +191,7 @@ def test_a_lost_worker_costs_one_label_and_not_the_campaign(tmp_path):
             LostWorkerError.__init__(self, "the worker was killed.", "")
 
     campaign, outcome = run(tmp_path / "c", steps=MadeUpSteps(lost))
-    (failure,) = campaign.store.state().failures
+    (failure,) = (event for event in campaign.store.reading() if isinstance(event, LabelFailed))
     assert "killed" in failure.reason
     assert outcome.reason is EndReason.BUDGET
 
@@ -289,7 +295,7 @@ def test_wall_time_counts_over_all_runs(tmp_path, monkeypatch):
     assert run(tmp_path / "c", settings(stop__max_wall_h=0.5))[1].reason is EndReason.MAX_WALL
     _, more = run(tmp_path / "c", settings(stop__max_wall_h=2.0))
     assert more.reason in (EndReason.BUDGET, EndReason.MAX_WALL)
-    assert len(campaign.store.state().labels) > len(outcome.state.labels)
+    assert campaign.store.state().labelled > outcome.state.labelled
 
 
 def test_a_second_driver_is_refused_while_the_first_one_runs(tmp_path):
