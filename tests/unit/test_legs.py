@@ -1,0 +1,180 @@
+"""However a segment is cut into legs, what its walkers find is the same to the last bit."""
+
+import math
+import pickle
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from engine import crystal, ethanol, model, slab, water, zoo
+from test_walkers import DIGEST, OPEN, found, label_of, newborn, nursery_of, same_bits, settings_of
+
+from pipeline.dynamics.walkers import WalkerBatch
+from pipeline.node import Node
+from pipeline.potentials import save
+from pipeline.records import ModelRef, StopReason, WalkTask
+from pipeline.shards import read_candidates, read_walkers, write_labels, write_walkers
+from pipeline.walk import run_walk
+
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def single():
+    return model(dtype=torch.float32)
+
+
+def restless(check_every=5):
+    """Settings under which walkers stop for several reasons within a few dozen steps and are replaced."""
+    stop = OPEN.model_copy(update={"uncertainty_eV_per_A": 0.2, "isolation_A": 1.6, "check_every": check_every})
+    return settings_of(stop=stop, max_steps=25, store_every=7, timestep_fs=1.0, tau=0.5)
+
+
+def walk_in_legs(subject, settings, resume, cuts, directory, *, enough=0, seed=11):
+    """Legs of the given lengths, each in a new batch from a file of walkers, until the segment is over."""
+    starts = [water(k) for k in range(20, 24)]
+    slots = len(resume)
+    candidates, stops, born, left, wanted = [], Counter(), [0] * slots, STEPS, enough
+    for leg, steps in enumerate([*cuts, STEPS]):
+        nursery = nursery_of(settings, starts, slots, seed)
+        nursery.born = list(born)
+        journey = WalkerBatch(subject, DIGEST, settings, nursery, resume).run(min(steps, left), wanted)
+        ended_early = journey.steps_left == 0 and journey.steps < min(steps, left)
+        candidates += journey.candidates
+        stops.update(journey.stops)
+        born, left = nursery.born, left - journey.steps
+        resume = read_walkers(write_walkers(directory / f"leg{leg}.h5", journey.walkers))
+        if wanted:
+            wanted -= sum(count for reason, count in journey.stops.items() if reason is not StopReason.COMPLETED)
+        if left == 0 or ended_early or (enough and wanted <= 0):
+            break
+    return tuple(candidates), tuple(resume), dict(sorted(stops.items())), tuple(born), STEPS - left
+
+
+@pytest.mark.parametrize("enough", [0, 4], ids=["to the end", "until enough"])
+@pytest.mark.parametrize("trial", range(4))
+def test_random_cuts_change_nothing(single, tmp_path, trial, enough):
+    rng = np.random.default_rng([trial, enough])
+    settings = restless(int(rng.integers(3, 7)))
+    resume = [newborn(frame, seed=k, name=f"w{k}", tau=0.5, temperature_K=900.0) for k, frame in enumerate(zoo(30))]
+    resume[int(rng.integers(4))] = None
+    leaping = np.zeros((3, 3))
+    leaping[1, 2] = 1e4
+    resume.append(newborn(water(20), velocities=leaping, name="leaping"))
+    (tmp_path / "whole").mkdir()
+    whole = walk_in_legs(single, settings, resume, [], tmp_path / "whole", enough=enough)
+    for cutting in range(3):
+        cuts = [1] * STEPS if trial == cutting == 0 else rng.integers(1, 25, size=9).tolist()
+        place = tmp_path / f"cut{cutting}"
+        place.mkdir()
+        same_bits(walk_in_legs(single, settings, resume, cuts, place, enough=enough), whole)
+    _, _, stops, born, steps = whole
+    assert StopReason.NOT_FINITE in stops
+    assert len(stops) >= 2
+    assert sum(born) >= 4
+    assert (steps < STEPS) == bool(enough)
+
+
+def test_the_last_good_geometry_survives_a_cut(single, tmp_path):
+    settings = settings_of(stop=OPEN.model_copy(update={"isolation_A": 3.0}), tau=0.0, store_every=1000)
+    frame = water(20)
+    frame.positions[2] = frame.positions[0] + [0, 0, -2.5]
+    flying = np.array([[0, 0, 0], [0, 0, 0], [0, 0, -2.5]])
+    resume = [newborn(frame, velocities=flying, tau=0.0)]
+    (whole, *_), (cut, *_) = (walk_in_legs(single, settings, resume, cuts, tmp_path) for cuts in ([], [5, 1, 1, 1, 1]))
+    assert [c.reason for c in whole] == [StopReason.ISOLATED_ATOM]
+    same_bits(cut, whole)
+
+
+def test_what_another_model_said_of_a_geometry_is_not_proposed(single):
+    settings = settings_of(tau=0.0)
+    walker = WalkerBatch(single, DIGEST, settings, nursery_of(settings, [water()], 1), [newborn(water(20))])
+    before = walker.run(7).walkers
+    assert before[0].good is not None
+    assert before[0].good.age == 5
+    for digest, kept in ((DIGEST, True), ("b" * 64, False)):
+        later = WalkerBatch(single, digest, settings, nursery_of(settings, [water()], 1), before)
+        assert (later.run(1).walkers[0].good is not None) is kept
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory, single):
+    here = tmp_path_factory.mktemp("legs")
+    ref = save(single, here / "v0003.pt")
+    return WalkTask(
+        task="walk-r0002-0001-l00",
+        round=2,
+        item=1,
+        leg=0,
+        model=ModelRef(version=3, file=ref),
+        settings=restless(),
+        temperatures_K=(300.0, 900.0, 900.0),
+        starts=write_labels(here / "starts.h5", [label_of(frame) for frame in (water(20), ethanol(20), crystal(20))]),
+        resume=write_walkers(here / "resume.h5", [None, newborn(slab(20), name="old"), None]),
+        steps=STEPS,
+        enough=0,
+        born=(0, 0, 0),
+        seconds=math.inf,
+        output=str(here / "whole"),
+        seed=1234567,
+        threads=1,
+    )
+
+
+def next_leg(task, result, directory, **changes):
+    leg = task.leg + 1
+    output = str(directory / f"leg{leg}")
+    carried = {"resume": result.walkers, "steps": result.steps_left, "born": result.born, "leg": leg, "output": output}
+    return replace(task, **carried, **changes)
+
+
+def test_a_leg_without_time_gets_to_the_next_check_and_all_legs_together_are_the_segment(task, tmp_path):
+    whole = run_walk(task)
+    leg = replace(task, seconds=1e-6, output=str(tmp_path / "leg0"))
+    candidates, stops, steps = [], Counter(), []
+    for _ in range(STEPS):
+        result = run_walk(leg)
+        candidates += read_candidates(result.candidates)
+        stops.update(result.stops)
+        steps.append(result.steps)
+        if not result.steps_left:
+            break
+        leg = next_leg(leg, result, tmp_path)
+    assert sum(steps) == STEPS
+    assert len(steps) > 10
+    assert max(steps) <= 5
+    same_bits(tuple(candidates), tuple(read_candidates(whole.candidates)))
+    same_bits(tuple(read_walkers(result.walkers)), tuple(read_walkers(whole.walkers)))
+    assert (dict(stops), result.born) == (whole.stops, whole.born)
+
+
+def test_the_next_leg_may_be_made_by_another_process(task, tmp_path):
+    first = run_walk(replace(task, seconds=1e-6, output=str(tmp_path / "leg0")))
+    here = next_leg(task, first, tmp_path)
+    code = (
+        "import pickle, sys; from pipeline.walk import run_walk;"
+        "sys.stdout.buffer.write(pickle.dumps(run_walk(pickle.loads(sys.stdin.buffer.read()))))"
+    )
+    there = replace(here, output=str(tmp_path / "there"))
+    run = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(there), capture_output=True, check=True, timeout=300
+    )
+    same_bits(found(pickle.loads(run.stdout)), found(run_walk(here)))
+
+
+def test_a_leg_keeps_to_its_time_and_to_that_of_its_job(task, tmp_path):
+    endless = replace(task, steps=10**6, seconds=1.0, output=str(tmp_path / "a"))
+    started = time.monotonic()
+    result = run_walk(endless)
+    assert 0.5 < time.monotonic() - started < 3.0
+    assert result.steps > 20
+    assert result.steps_left == 10**6 - result.steps
+    ending = Node(ends=time.time() + 2.0)
+    started = time.monotonic()
+    run_walk(replace(endless, seconds=600.0, output=str(tmp_path / "b")), ending)
+    assert time.monotonic() - started < 2.0
