@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from apps.cli.schema import campaign_schema, site_schema
 from pipeline.errors import SettingsError
 from pipeline.intake import open_campaign
+from pipeline.settings.allocation import Allocation
 from pipeline.settings.loading import dump_settings, problems_error, read_draft
 from pipeline.settings.site import LocalHTEXSite, Site, SlurmSite
 from pipeline.settings.site_files import anchored, ready_sites
@@ -283,3 +284,14 @@ def test_the_schemas_take_all_forms_of_a_site_and_refuse_others() -> None:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**campaign, "site": wrong}, campaign_schema())
     jsonschema.validate(yaml.safe_load((LIBRARY / "workstation.yaml").read_text()), site_schema())
+
+
+def test_the_site_file_of_the_readme_is_right_and_its_table_knows_every_key() -> None:
+    text = Path(__file__).parents[2].joinpath("README.md").read_text()
+    example = next(block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "kind: slurm" in block)
+    site: Any = TypeAdapter(Site).validate_python(parse_yaml(example, where="README").data)
+    assert site.label.workers_per_node == 4
+    assert len(example.splitlines()) <= 31
+    described = set(re.findall(r"`(\w+)`", text))
+    keys = {*SlurmSite.model_fields, *Allocation.model_fields} - {"kind"}
+    assert keys <= described
