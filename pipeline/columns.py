@@ -3,9 +3,10 @@
 Shapes: B items, A rows of all items together.
 """
 
+import io
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,20 @@ FORMAT = "farwalk-shard"
 SCHEMA = 2
 
 
-def start_file(path: Path, kind: str) -> h5py.File:
-    """A new HDF5 file marked with format, schema and what it holds."""
-    file = h5py.File(path, "w")
-    file.attrs.update(format=FORMAT, schema=SCHEMA, kind=kind)
-    return file
+def file_image(kind: str, fill: Callable[[h5py.Group], None]) -> bytes:
+    """The bytes of an HDF5 file marked with format, schema and what it holds.
+
+    Made in memory: HDF5 itself says nothing clear about a disk that is full, and may fail once more when it closes the file.
+
+    Args:
+        kind: what it holds.
+        fill: puts the content into it.
+    """
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file.attrs.update(format=FORMAT, schema=SCHEMA, kind=kind)
+        fill(file)
+    return image.getvalue()
 
 
 def open_file(path: Path, kind: str) -> h5py.File:

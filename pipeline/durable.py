@@ -57,9 +57,18 @@ def write_durably(path: Path, write: Callable[[Path], None]) -> FileRef:
     return FileRef(path=str(path.resolve()), sha256=digest)
 
 
+def write_bytes_durably(path: Path, data: bytes) -> FileRef:
+    """:func:`write_durably` of bytes."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    return write_durably(path, write)
+
+
 def write_text_durably(path: Path, text: str) -> FileRef:
     """:func:`write_durably` of UTF-8 text."""
-    return write_durably(path, lambda temporary: _write_text(temporary, text))
+    return write_bytes_durably(path, text.encode("utf-8"))
 
 
 def verify(file: FileRef) -> Path:
@@ -95,7 +104,3 @@ def written_into(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"{directory}: cannot be written: {error.strerror or error}.", FREE_SPACE) from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

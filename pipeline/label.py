@@ -3,15 +3,17 @@
 import hashlib
 import json
 import logging
+import socket
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.durable import write_text_durably
-from pipeline.errors import PipelineError
-from pipeline.records import LabelResult, LabelTask, Status, Stopwatch, Timing
+from pipeline.durable import FREE_SPACE, NO_ROOM, write_text_durably, written_into
+from pipeline.errors import PipelineError, StoreError
+from pipeline.records import LabelResult, LabelTask, Remark, Status, Stopwatch, Timing
 from pipeline.references import Properties, ready_reference
 
 logger = logging.getLogger(__name__)
@@ -25,10 +27,15 @@ NET_FORCE_EV_PER_A = 0.01
 def run_label(task: LabelTask) -> LabelResult:
     """Label one structure, or hand back what its directory already holds.
 
-    A failure is a result with a reason; the directory then keeps the whole story in ``failure.txt``.
+    A failure is a result with a reason; the directory then keeps the whole story in ``failure.txt``. A finished calculation
+    that the directory does not take is handed back all the same, with a remark.
+
+    Raises:
+        StoreError: the disk takes no more, so that the reference cannot run: no fault of the structure.
     """
     directory = Path(task.scratch)
-    directory.mkdir(parents=True, exist_ok=True)
+    with written_into(directory):
+        pass
     if (finished := read_result(task)) is not None:
         return finished
     watch = Stopwatch()
@@ -38,6 +45,7 @@ def run_label(task: LabelTask) -> LabelResult:
         with np.errstate(all="ignore"):
             properties = labeler.label(task.frame, directory)
     except Exception as error:  # noqa: BLE001  # the task boundary: a reference may raise anything
+        _refuse_full_disk(error, directory)
         return _failed(task, watch.stop(), _reason(error), traceback.format_exc())
     if problem := check_label(properties, len(task.frame), task.max_force_eV_per_A):
         return _failed(task, watch.stop(), problem, _story(properties))
@@ -51,7 +59,10 @@ def run_label(task: LabelTask) -> LabelResult:
         reference=digest,
         timing=watch.stop(),
     )
-    write_result(task, result)
+    try:
+        write_result(task, result)
+    except OSError as error:  # the calculation is dearer than its copy on this disk
+        return replace(result, remarks=(_not_kept(directory, error),))
     return result
 
 
@@ -131,8 +142,32 @@ def _story(properties: Properties) -> str:
     return f"energy {properties.energy} eV\nforces eV/Å\n{properties.forces}\nstress eV/Å³\n{properties.stress}\n"
 
 
+def _refuse_full_disk(error: BaseException, directory: Path) -> None:
+    """Raise when a reference failed because the disk takes no more: other structures would fail as well.
+
+    Raises:
+        StoreError: so it was.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            raise StoreError(f"{directory}: cannot be written: {cause.strerror}.", FREE_SPACE) from error
+        cause = cause.__cause__ or cause.__context__
+
+
+def _not_kept(directory: Path, error: OSError) -> Remark:
+    where = f"{socket.gethostname()}: {directory.parent}"
+    text = f"{where}: finished labels cannot be kept there until they are recorded: {error.strerror or error}"
+    logger.warning("%s", text)
+    return Remark(text=text, remedy=FREE_SPACE)
+
+
 def _failed(task: LabelTask, timing: Timing, reason: str, story: str) -> LabelResult:
-    write_text_durably(Path(task.scratch) / FAILURE, f"task {task.task}\n{reason}\n\n{story}")
+    try:
+        write_text_durably(Path(task.scratch) / FAILURE, f"task {task.task}\n{reason}\n\n{story}")
+    except OSError as error:  # a reference that starts a program says that its disk is full in many ways
+        _refuse_full_disk(error, Path(task.scratch))
+        raise
     return LabelResult(
         task=task.task,
         status=Status.FAILED,

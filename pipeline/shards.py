@@ -3,7 +3,7 @@
 A shard is written once under a temporary name, fsynced and renamed; reading checks its sha256.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.columns import (
     Columns,
+    file_image,
     get_frames,
     get_jsons,
     get_numbers,
@@ -23,23 +24,18 @@ from pipeline.columns import (
     put_ragged,
     put_texts,
     rows_of,
-    start_file,
 )
-from pipeline.durable import verify, write_durably
+from pipeline.durable import verify, write_bytes_durably
 from pipeline.records import BiasState, Candidate, Checked, FileRef, Label, Split, StopReason, WalkerState
 
 
 def write_labels(path: str | Path, labels: Sequence[Label]) -> FileRef:
     """Write labels to a new shard."""
 
-    def write(temporary: Path) -> None:
-        with start_file(temporary, "labels") as file:
-            put_labels(file, labels)
-
-    return write_durably(Path(path), write)
+    return _write(path, "labels", lambda file: _put_labels(file, labels))
 
 
-def put_labels(file: h5py.Group, labels: Sequence[Label]) -> None:
+def _put_labels(file: h5py.Group, labels: Sequence[Label]) -> None:
     """Store labels in an open HDF5 file: energies in eV, forces in eV/Å, stress (6,) Voigt in eV/Å³ (NaN: none)."""
     put_frames(file, [label.frame for label in labels])
     put_numbers(file, "energy", [label.energy for label in labels], np.float64)
@@ -85,19 +81,18 @@ def _read_label_shard(ref: FileRef) -> list[Label]:
 def write_candidates(path: str | Path, candidates: Sequence[Candidate]) -> FileRef:
     """Write candidates to a new shard."""
 
-    def write(temporary: Path) -> None:
-        with start_file(temporary, "candidates") as file:
-            put_frames(file, [candidate.frame for candidate in candidates])
-            put_texts(file, "walker", [candidate.walker for candidate in candidates])
-            put_numbers(file, "step", [candidate.step for candidate in candidates], np.int64)
-            put_numbers(file, "temperature_K", [candidate.temperature_K for candidate in candidates], np.float64)
-            put_numbers(file, "tau", [candidate.tau for candidate in candidates], np.float64)
-            put_numbers(file, "model_version", [candidate.model_version for candidate in candidates], np.int64)
-            put_texts(file, "reason", [candidate.reason.value for candidate in candidates])
-            put_numbers(file, "total_uncertainty", [item.total_uncertainty for item in candidates], np.float64)
-            put_ragged(file, "atomic_uncertainty", [item.atomic_uncertainty for item in candidates], (), np.float32)
+    def fill(file: h5py.Group) -> None:
+        put_frames(file, [candidate.frame for candidate in candidates])
+        put_texts(file, "walker", [candidate.walker for candidate in candidates])
+        put_numbers(file, "step", [candidate.step for candidate in candidates], np.int64)
+        put_numbers(file, "temperature_K", [candidate.temperature_K for candidate in candidates], np.float64)
+        put_numbers(file, "tau", [candidate.tau for candidate in candidates], np.float64)
+        put_numbers(file, "model_version", [candidate.model_version for candidate in candidates], np.int64)
+        put_texts(file, "reason", [candidate.reason.value for candidate in candidates])
+        put_numbers(file, "total_uncertainty", [item.total_uncertainty for item in candidates], np.float64)
+        put_ragged(file, "atomic_uncertainty", [item.atomic_uncertainty for item in candidates], (), np.float32)
 
-    return write_durably(Path(path), write)
+    return _write(path, "candidates", fill)
 
 
 def read_candidates(ref: FileRef) -> list[Candidate]:
@@ -124,27 +119,27 @@ def read_candidates(ref: FileRef) -> list[Candidate]:
 def write_walkers(path: str | Path, walkers: Sequence[WalkerState | None]) -> FileRef:
     """Write one walker per slot to a new shard; None is a slot that starts fresh."""
 
-    def write(temporary: Path) -> None:
-        present = [walker for walker in walkers if walker is not None]
-        with start_file(temporary, "walkers") as file:
-            put_numbers(file, "occupied", [walker is not None for walker in walkers], np.bool_)
-            put_frames(file, [walker.frame for walker in present])
-            put_texts(file, "walker", [walker.walker for walker in present])
-            put_texts(file, "model", [walker.model for walker in present])
-            put_numbers(file, "temperature_K", [walker.temperature_K for walker in present], np.float64)
-            put_numbers(file, "tau", [walker.tau for walker in present], np.float64)
-            put_numbers(file, "seed", [walker.seed for walker in present], np.uint64)
-            put_numbers(file, "age", [walker.age for walker in present], np.int64)
-            put_numbers(file, "clock", [walker.clock for walker in present], np.int64)
-            put_ragged(file, "velocities", [walker.velocities for walker in present], (3,), np.float64)
-            put_ragged(file, "forces", [walker.forces for walker in present], (3,), np.float64)
-            put_ragged(file, "anchor", [walker.anchor for walker in present], (3,), np.float64)
-            put_ragged(file, "start", [walker.start for walker in present], (3,), np.float64)
-            put_ragged(file, "force_squared", [walker.bias.force_squared for walker in present], (), np.float64)
-            put_ragged(file, "gradient_squared", [walker.bias.gradient_squared for walker in present], (), np.float64)
-            _put_checked(file, [walker.good for walker in present])
+    present = [walker for walker in walkers if walker is not None]
 
-    return write_durably(Path(path), write)
+    def fill(file: h5py.Group) -> None:
+        put_numbers(file, "occupied", [walker is not None for walker in walkers], np.bool_)
+        put_frames(file, [walker.frame for walker in present])
+        put_texts(file, "walker", [walker.walker for walker in present])
+        put_texts(file, "model", [walker.model for walker in present])
+        put_numbers(file, "temperature_K", [walker.temperature_K for walker in present], np.float64)
+        put_numbers(file, "tau", [walker.tau for walker in present], np.float64)
+        put_numbers(file, "seed", [walker.seed for walker in present], np.uint64)
+        put_numbers(file, "age", [walker.age for walker in present], np.int64)
+        put_numbers(file, "clock", [walker.clock for walker in present], np.int64)
+        put_ragged(file, "velocities", [walker.velocities for walker in present], (3,), np.float64)
+        put_ragged(file, "forces", [walker.forces for walker in present], (3,), np.float64)
+        put_ragged(file, "anchor", [walker.anchor for walker in present], (3,), np.float64)
+        put_ragged(file, "start", [walker.start for walker in present], (3,), np.float64)
+        put_ragged(file, "force_squared", [walker.bias.force_squared for walker in present], (), np.float64)
+        put_ragged(file, "gradient_squared", [walker.bias.gradient_squared for walker in present], (), np.float64)
+        _put_checked(file, [walker.good for walker in present])
+
+    return _write(path, "walkers", fill)
 
 
 def read_walkers(ref: FileRef) -> list[WalkerState | None]:
@@ -189,3 +184,7 @@ def _get_checked(file: h5py.Group) -> list[Checked | None]:
     )
     rows = (Checked(*row) for row in zip(*columns, strict=True))
     return [row if row.age >= 0 else None for row in rows]
+
+
+def _write(path: str | Path, kind: str, fill: Callable[[h5py.Group], None]) -> FileRef:
+    return write_bytes_durably(Path(path), file_image(kind, fill))

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.durable import sync_directory, sync_file, verify, write_text_durably
+from pipeline.durable import sync_directory, sync_file, verify, write_text_durably, written_into
 from pipeline.errors import StoreError
 from pipeline.event_log import EventLog, Reading, read_events
 from pipeline.events import Event, Labelled
@@ -136,8 +136,14 @@ class Store:
         return replace(file, path=str(Path(file.path).relative_to(self.root.resolve())))
 
     def put_labels(self, name: str, labels: Sequence[Label]) -> FileRef:
-        """Write a shard of labels; returns it as an event names it."""
-        return self.relative(write_labels(self._shard(name), labels))
+        """Write a shard of labels; returns it as an event names it.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        path = self._shard(name)
+        with written_into(path.parent):
+            return self.relative(write_labels(path, labels))
 
     def publish_shard(self, file: FileRef, name: str) -> FileRef:
         """Move a shard that a worker wrote to its place; returns it as an event names it.
@@ -198,10 +204,11 @@ class Store:
                     path.unlink(missing_ok=True)
 
     def _publish(self, file: FileRef, target: Path) -> FileRef:
-        source = verify(file)
-        sync_file(source)
-        source.replace(target)
-        sync_directory(target.parent)
+        with written_into(target.parent):
+            source = verify(file)
+            sync_file(source)
+            source.replace(target)
+            sync_directory(target.parent)
         return self.relative(FileRef(path=str(target.resolve()), sha256=file.sha256))
 
     def _shard(self, name: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline.durable import sha256_of, write_durably
+from pipeline.durable import sha256_of, write_bytes_durably
 from pipeline.errors import ModelError
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
 from pipeline.potentials.model import Model
@@ -56,7 +56,7 @@ def save(model: Model, path: str | Path, notes: dict[str, str] | None = None) ->
     # into memory first: written to a path, the archive would carry the temporary name, and equal models differ
     archive = io.BytesIO()
     torch.save(payload, archive)
-    return write_durably(target, lambda temporary: _write_bytes(temporary, archive.getvalue()))
+    return write_bytes_durably(target, archive.getvalue())
 
 
 def load(path: str | Path, sha256: str | None = None) -> Model:
@@ -110,7 +110,3 @@ def _build(payload: dict[str, Any]) -> Model:
         members.append(member)
     estimator = Estimator.from_config(payload["estimator"]["config"], payload["estimator"]["state"])
     return Model(members, estimator, payload["version"])
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)

@@ -1,13 +1,17 @@
 """The label task: results that survive, failures that explain themselves."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.emt import EMT
 
+from pipeline.errors import StoreError
 from pipeline.frames import Frame
 from pipeline.label import FAILURE, RESULT, check_label, run_label
 from pipeline.records import LabelTask, Status
@@ -119,3 +123,49 @@ def test_check_label_sees_what_is_not_finite_and_wrong_shapes(caplog: pytest.Log
     assert "shape" in check_label(Properties(energy=1.0, forces=forces, stress=None), 3, 10.0)
     assert not check_label(Properties(energy=1.0, forces=np.abs(forces), stress=None), 2, 10.0)
     assert "sum to 2" in caplog.text
+
+
+def full(directory: Path, name: str) -> None:
+    """Make writing a file of this name fail as on a full disk."""
+    directory.mkdir(parents=True)
+    (directory / f".{name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+
+
+def test_a_finished_label_that_a_full_disk_does_not_take_is_handed_back_with_a_remark(tmp_path: Path) -> None:
+    task = task_in(tmp_path)
+    expected = run_label(replace(task, scratch=str(tmp_path / "elsewhere")))
+    full(Path(task.scratch), RESULT)
+    result = run_label(task)
+    assert result.status is Status.DONE
+    assert result.energy == expected.energy
+    np.testing.assert_array_equal(result.forces, expected.forces)
+    (remark,) = result.remarks
+    assert "No space left on device" in remark.text
+    assert str(Path(task.scratch).parent) in remark.text
+    assert "Free space" in remark.remedy
+    assert not (Path(task.scratch) / RESULT).exists()
+
+
+class NoRoom(EMT):
+    """A calculator whose files do not fit on the disk."""
+
+    def calculate(self, *arguments: Any, **options: Any) -> None:
+        try:
+            Path("/dev/full").write_text("input", encoding="utf-8")
+        except OSError as error:
+            raise RuntimeError("the program did not start") from error
+
+
+def test_a_full_disk_is_no_fault_of_the_structure(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"label-1.*No space left on device.*Free space"):
+        run_label(replace(task_in(tmp_path), reference=ASEReference(calculator=f"{__name__}.NoRoom")))
+    (tmp_path / "scratch" / "label-2").write_text("in the way")
+    with pytest.raises(StoreError, match="label-2"):
+        run_label(replace(task_in(tmp_path), scratch=str(tmp_path / "scratch" / "label-2")))
+
+
+def test_a_failure_whose_story_a_full_disk_does_not_take_is_no_fault_of_the_structure(tmp_path: Path) -> None:
+    task = replace(task_in(tmp_path), max_force_eV_per_A=1e-3)
+    full(Path(task.scratch), FAILURE)
+    with pytest.raises(StoreError, match="No space left on device"):
+        run_label(task)
