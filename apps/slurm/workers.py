@@ -12,6 +12,7 @@ from apps.slurm.client import cancel_named, jobs_named
 from apps.slurm.names import DRIVER, job_name, worker_names
 from pipeline.errors import PipelineError, SiteError
 from pipeline.settings.site import Site, SlurmSite
+from site_configs.slurm_commands import environment
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def _start_guardian(names: Sequence[str]) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env=environment(),
         cwd="/",  # the campaign directory may be removed
         start_new_session=True,
     )

@@ -316,3 +316,22 @@ def test_an_interface_that_is_not_there_is_told_with_those_that_are():
     assert address_of("lo") == "127.0.0.1"
     with pytest.raises(SiteError, match=r"hsn9.*lo"):
         address_of("hsn9")
+
+
+def test_what_users_set_for_their_own_hands_does_not_reach_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "SBATCH_ACCOUNT",
+        "SQUEUE_PARTITION",
+        "SCANCEL_STATE",
+        "SINFO_FORMAT",
+        "SLURM_JOB_ID",
+        "FARWALK_SCRATCH",
+    ):
+        monkeypatch.setenv(name, "x")
+    for name in ("SLURM_CONF", "SLURM_JWT", "MODULEPATH"):
+        monkeypatch.setenv(name, "x")
+    left = slurm_commands.environment()
+    assert {"SLURM_CONF", "SLURM_JWT", "MODULEPATH"} <= set(left)
+    assert not [
+        name for name in left if name.startswith(("SBATCH_", "SQUEUE_", "SCANCEL_", "SINFO_", "SLURM_JOB", "FARWALK_"))
+    ]
