@@ -51,10 +51,10 @@ def environment() -> dict[str, str]:
     """What SLURM's commands and jobs may inherit of this process's environment.
 
     A driver that is a job itself must not hand on its own allocation and devices. And what users set for their own hands is not
-    for farwalk: SBATCH_ACCOUNT wins over a script, SQUEUE_PARTITION hides jobs, SCANCEL_STATE spares them without a word.
+    for farwalk: SBATCH_PARTITION wins over a script, SQUEUE_PARTITION hides jobs, SCANCEL_STATE spares them without a word.
     """
     devices = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
-    own = re.compile(r"SLURM(D)?_(?!CONF$|JWT)|S(BATCH|QUEUE|CANCEL|INFO|CONTROL)_|PARSL_|FARWALK_")
+    own = re.compile(r"SLURM(D)?_(?!CONF$|JWT)|SBATCH_(?!ACCOUNT$)|S(QUEUE|CANCEL|INFO|CONTROL)_|PARSL_|FARWALK_")
     return {name: value for name, value in os.environ.items() if name not in devices and not own.match(name)}
 
 

@@ -320,7 +320,7 @@ def test_an_interface_that_is_not_there_is_told_with_those_that_are():
 
 def test_what_users_set_for_their_own_hands_does_not_reach_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
-        "SBATCH_ACCOUNT",
+        "SBATCH_JOB_NAME",
         "SQUEUE_PARTITION",
         "SCANCEL_STATE",
         "SINFO_FORMAT",
