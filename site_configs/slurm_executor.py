@@ -22,7 +22,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 300.0
 """Pauses after a refusal that passes by itself, each twice the one before."""
 FAILED_STARTS = 3
 """Jobs in a row that end without a worker, after which the executor gives up; one is enough while none ever had a worker."""
-INTERCHANGE_S = 30.0
+INTERCHANGE_S = 10.0
 """How long the interchange, a process beside the driver, may take to answer, seconds."""
 
 
@@ -81,6 +81,8 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
 
         Parsl's own takes a job that waits in the queue for idle, and would give its place in the queue away.
         """
+        if blocks <= 0:
+            return []
         if max_idletime is None:
             running = [b for b in self._open if self.jobs.jobs[self.blocks_to_job_id[b]].node]
             chosen = [*sorted(self._open.difference(running), key=int), *sorted(running, key=int)][:blocks]
@@ -106,11 +108,8 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
         if self.bad_state_is_set:
             return status
         try:
-            alive = self.interchange_proc is not None and self.interchange_proc.poll() is None
-            connected = set(self._ask("CONNECTED_BLOCKS")) if alive else set()
+            connected = set(self._ask("CONNECTED_BLOCKS"))
         except (CommandClientTimeoutError, CommandClientBadError):
-            alive, connected = False, set()
-        if not alive:
             remedy = f"Look for memory that ran out on this machine, and at {self.logdir}/interchange.log."
             error = SiteError(f"the process that hands tasks to the {self.label} workers is gone.", remedy)
             self.set_bad_state_and_fail_all(error)
@@ -130,6 +129,8 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
 
     def _ask(self, message: object) -> Any:  # noqa: ANN401
         """Parsl itself would wait for ever for an interchange that died."""
+        if self.interchange_proc is None or self.interchange_proc.poll() is not None:
+            raise CommandClientTimeoutError("the interchange is gone")
         return self.command_client.run(message, timeout_s=INTERCHANGE_S)
 
     def handle_errors(self, status: dict[str, JobStatus]) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import SiteError
-from site_configs.slurm_jobs import Job
+from site_configs.slurm_jobs import VANISHED, Job
 
 TAIL_LINES = 15
 """Lines of a job's output in an error."""
@@ -46,8 +46,12 @@ def fate_of(job: Job, label: str) -> Fate:
             return Fate("ran out of memory", f"Raise site.{label}.memory_GB_per_node, or give a job fewer workers.")
         case "FAILED":
             return Fate("failed", f"See {job.output}.err.")
-        case _:
+        case state if state == VANISHED:
+            return Fate("is gone from the queue", excused=True)
+        case "COMPLETED":
             return Fate("")
+        case state:
+            return Fate(f"ended ({state})", f"See {job.output}.err.")
 
 
 _NEVER = {

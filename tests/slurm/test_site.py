@@ -23,7 +23,8 @@ def label(cluster, name: str, seconds: float = 0.0) -> LabelTask:
     """One calculation of four copper atoms."""
     frame = Frame.from_atoms(bulk("Cu", "fcc", a=3.61, cubic=True), system="copper")
     if seconds:
-        reference = ASEReference(calculator="slow_emt.SlowEMT", arguments={"seconds": seconds})
+        arguments = {"seconds": seconds, "log": str(cluster.shared / "calculations.log")}
+        reference = ASEReference(calculator="slow_emt.SlowEMT", arguments=arguments)
     else:
         reference = ASEReference(calculator="ase.calculators.emt.EMT")
     directory = cluster.shared / PREFIX / f"{name}-{time.time_ns()}"
