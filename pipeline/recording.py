@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.events import Event, Gathered, LabelFailed, Labelled, Noticed, Selected, TaskFailed, Trained, Walked
+from pipeline.events import Event, Gathered, LabelFailed, Labelled, Selected, TaskFailed, Trained, Walked
 from pipeline.records import (
     Label,
     LabelResult,
     LabelTask,
-    Remark,
     Result,
     SelectResult,
     Status,
@@ -43,7 +42,6 @@ class Recorder:
 
     def __init__(self, store: Store, settings: CampaignSettings) -> None:
         self._store, self._settings = store, settings
-        self._told: set[Remark] = set()
 
     def record(self, finished: Sequence[Finished], state: CampaignState, *, now: float, sequence: int) -> list[Event]:
         """Events of jobs that ended at one wake-up, in the order of their requests; good labels go into one shard.
@@ -61,8 +59,7 @@ class Recorder:
         labels = [one for one in ordered if isinstance(one.job.task, LabelTask)]
         others = [one for one in ordered if not isinstance(one.job.task, LabelTask)]
         events = self._labels(labels, state, now, sequence)
-        events += [self._other(one, state, now) for one in others]
-        return events + self._remarks(ordered, now)
+        return events + [self._other(one, state, now) for one in others]
 
     def gather(self, state: CampaignState, *, now: float) -> Gathered:
         """Write all labels of the present round to one shard, in the order of their items."""
@@ -96,13 +93,6 @@ class Recorder:
                 )
             )
         return done + failed
-
-    def _remarks(self, finished: Sequence[Finished], now: float) -> list[Event]:
-        """What workers said about their machines, once for each text: a full disk is full for all tasks."""
-        said = [remark for one in finished if one.result is not None for remark in one.result.remarks]
-        new = [remark for remark in dict.fromkeys(said) if remark not in self._told]
-        self._told.update(new)
-        return [Noticed(time=now, text=remark.text, remedy=remark.remedy) for remark in new]
 
     def _number(self, one: Finished, state: CampaignState) -> int:
         return state.first_number + one.job.request.item

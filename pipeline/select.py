@@ -71,7 +71,7 @@ def run_select(task: SelectTask, node: Node = ANYWHERE) -> SelectResult:
 
 def _picks(task: SelectTask, model: Model, dropped: Counter[str]) -> list[Candidate]:
     known = [*(label.frame for label in read_labels(task.labels)), *task.in_flight]
-    pool = [candidate for file in task.candidates for candidate in read_candidates(file)]
+    pool = read_candidates(task.candidates)
     pool = _screened(task, pool, known, dropped)
     scored = rescore(model, pool)
     good = np.isfinite(scored.largest_force)

@@ -25,8 +25,33 @@ from pipeline.columns import (
     put_texts,
     rows_of,
 )
-from pipeline.durable import verify, write_bytes_durably
+from pipeline.durable import verify, write_bytes_durably, write_text_durably
 from pipeline.records import BiasState, Candidate, Checked, FileRef, Label, Split, StopReason, WalkerState
+
+LIST = ".sha256"
+"""How the name of a list of shards ends."""
+
+
+def write_list(path: str | Path, files: Sequence[FileRef]) -> FileRef:
+    """Write a list that stands for several shards, as ``sha256sum`` writes it: tasks stay small whatever they read."""
+    assert str(path).endswith(LIST)
+    return write_text_durably(Path(path), "".join(f"{file.sha256}  {file.path}\n" for file in files))
+
+
+def listed(files: FileRef | Sequence[FileRef]) -> list[FileRef]:
+    """Shards, with those that lists stand for in their place.
+
+    Raises:
+        StoreError: a list is missing or changed.
+    """
+    shards: list[FileRef] = []
+    for file in [files] if isinstance(files, FileRef) else files:
+        if file.path.endswith(LIST):
+            rows = (line.split("  ", 1) for line in verify(file).read_text(encoding="utf-8").splitlines())
+            shards += [FileRef(path=path, sha256=sha256) for sha256, path in rows]
+        else:
+            shards.append(file)
+    return shards
 
 
 def write_labels(path: str | Path, labels: Sequence[Label]) -> FileRef:
@@ -52,13 +77,12 @@ def _put_labels(file: h5py.Group, labels: Sequence[Label]) -> None:
 
 
 def read_labels(files: FileRef | Sequence[FileRef]) -> list[Label]:
-    """All labels of one or several shards, in order.
+    """All labels of one or several shards or lists of shards, in order.
 
     Raises:
         StoreError: a shard is missing, changed or of another version.
     """
-    several = [files] if isinstance(files, FileRef) else files
-    return [label for file in several for label in _read_label_shard(file)]
+    return [label for file in listed(files) for label in _read_label_shard(file)]
 
 
 def _read_label_shard(ref: FileRef) -> list[Label]:
@@ -95,12 +119,16 @@ def write_candidates(path: str | Path, candidates: Sequence[Candidate]) -> FileR
     return _write(path, "candidates", fill)
 
 
-def read_candidates(ref: FileRef) -> list[Candidate]:
-    """All candidates of a shard, in order.
+def read_candidates(files: FileRef | Sequence[FileRef]) -> list[Candidate]:
+    """All candidates of one or several shards or lists of shards, in order.
 
     Raises:
-        StoreError: the shard is missing, changed or of another version.
+        StoreError: a shard is missing, changed or of another version.
     """
+    return [candidate for file in listed(files) for candidate in _read_candidate_shard(file)]
+
+
+def _read_candidate_shard(ref: FileRef) -> list[Candidate]:
     with open_file(verify(ref), "candidates") as file:
         columns: Columns = {
             "frame": get_frames(file),

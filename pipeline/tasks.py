@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.durable import written_into
 from pipeline.events import Labelled, Work
 from pipeline.frames import Frame
 from pipeline.initial import initial_frame
@@ -29,7 +30,7 @@ from pipeline.records import (
 )
 from pipeline.seeds import Stream, seed_for
 from pipeline.settings.campaign import CampaignSettings
-from pipeline.shards import read_candidates
+from pipeline.shards import LIST, read_candidates, write_list
 from pipeline.state import CampaignState
 from pipeline.store import Store
 
@@ -118,8 +119,8 @@ class TaskMaker:
             round=request.round,
             model=self._model(state),
             settings=settings.selection,
-            candidates=tuple(self._store.absolute(walk.candidates) for walk in walked),
-            labels=self._label_files(state),
+            candidates=(self._listed(request, "candidates", [walk.candidates for walk in walked]),),
+            labels=(self._listed(request, "labels", [gathered.file for gathered in state.gathered]),),
             in_flight=(),
             count=picks_allowed(state, settings),
             output=str(self._output(request)),
@@ -152,7 +153,7 @@ class TaskMaker:
             task=request.name,
             version=request.item,
             parent=self._model(state) if state.models else None,
-            labels=self._label_files(state),
+            labels=(self._listed(request, "labels", [gathered.file for gathered in state.gathered]),),
             fresh=tuple(row.identity for row in fresh_labels(state)),
             potential=settings.potential,
             uncertainty=settings.uncertainty,
@@ -167,8 +168,11 @@ class TaskMaker:
         newest = state.models[-1]
         return ModelRef(version=newest.version, file=self._store.absolute(newest.file))
 
-    def _label_files(self, state: CampaignState) -> tuple[FileRef, ...]:
-        return tuple(self._store.absolute(gathered.file) for gathered in state.gathered)
+    def _listed(self, request: Request, name: str, files: Sequence[FileRef]) -> FileRef:
+        """Files of the events by a list: there is one more in every round, and several in every leg."""
+        directory = self._output(request)
+        with written_into(directory):
+            return write_list(directory / f"{name}{LIST}", [self._store.absolute(file) for file in files])
 
     def _walkers(self, item: int, state: CampaignState) -> FileRef | None:
         """The walkers of a batch as its last leg left them, in whichever round that was."""

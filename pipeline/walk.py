@@ -1,5 +1,6 @@
 """The walk task: one batch of walkers for one leg of a segment."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +74,9 @@ def _walk(task: WalkTask, node: Node, watch: Stopwatch, remarks: list[Remark]) -
         resume = read_walkers(task.resume)
     walkers = WalkerBatch(model, digest, task.settings, nursery, resume)
     journey = walkers.run(task.steps, task.enough, seconds - watch.elapsed_s)
-    output = Path(task.output)
-    with written_into(output):
+    with written_into(Path(task.output)):
+        # a worker that was given up may still be at the same task, and get to another step
+        output = Path(tempfile.mkdtemp(dir=task.output))
         return _Leg(
             journey,
             write_candidates(output / "candidates.h5", journey.candidates),

@@ -9,9 +9,10 @@ from pipeline.settings.selection import SelectionSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectTask:
-    """Pick frames to label among the candidates in ``candidates`` (shard files), given the labels in ``labels``.
+    """Pick frames to label among the candidates in ``candidates``, given the labels in ``labels``.
 
     Attributes:
+        candidates, labels: shards, or lists of shards.
         output: directory the worker writes the picks to; the driver publishes them by rename.
     """
 

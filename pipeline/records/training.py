@@ -10,9 +10,10 @@ from pipeline.settings.uncertainty import UncertaintySettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainTask:
-    """Train the next model on the labels in ``labels`` (shard files), from ``parent`` where warm start is on.
+    """Train the next model on the labels in ``labels``, from ``parent`` where warm start is on.
 
     Attributes:
+        labels: shards, or lists of shards.
         fresh: identities of the labels that came after ``parent`` was calibrated: its errors and coverage are measured on them.
         output: path the worker writes the model to; the driver publishes it by rename.
         progress: path of a small JSON file the worker rewrites while it trains.

@@ -1,5 +1,6 @@
 """What is written to a shard comes back bit for bit, or not at all."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,17 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.frames import Frame
-from pipeline.records import BiasState, Candidate, FileRef, Label, Split, StopReason, WalkerState
-from pipeline.shards import read_candidates, read_labels, read_walkers, write_candidates, write_labels, write_walkers
+from pipeline.records import BiasState, Candidate, Checked, FileRef, Label, Split, StopReason, WalkerState
+from pipeline.shards import (
+    listed,
+    read_candidates,
+    read_labels,
+    read_walkers,
+    write_candidates,
+    write_labels,
+    write_list,
+    write_walkers,
+)
 
 
 def frame_of(atoms: int, seed: int, system: str = "µ-Cu") -> Frame:
@@ -42,7 +52,7 @@ def labels() -> list[Label]:
 
 def walker(atoms: int, samples: int) -> WalkerState:
     rng = np.random.default_rng(atoms)
-    arrays = [rng.normal(size=(atoms, 3)) for _ in range(4)]
+    arrays = [rng.normal(size=(atoms, 3)) for _ in range(5)]
     return WalkerState(
         walker=f"w{atoms}",
         frame=frame_of(atoms, 5),
@@ -57,6 +67,7 @@ def walker(atoms: int, samples: int) -> WalkerState:
         model="ff00",
         anchor=arrays[2],
         start=arrays[3],
+        good=Checked(arrays[4], 15, 0.25, rng.random(atoms)) if samples else None,
     )
 
 
@@ -129,3 +140,15 @@ def test_no_temporary_file_stays_behind_when_writing_fails(tmp_path: Path):
     with pytest.raises(ValueError, match="reshape"):
         write_labels(tmp_path / "a.h5", [broken])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_stands_for_its_shards_in_their_order(tmp_path: Path):
+    shards = [write_labels(tmp_path / f"ü {name}.h5", labels()[k : k + 1]) for k, name in enumerate("abc")]
+    several = write_list(tmp_path / "some.sha256", shards[:2])
+    assert listed([several, shards[2]]) == shards
+    read = read_labels((several, shards[2]))
+    assert all(same(a, b) for a, b in zip(read, labels(), strict=True))
+    subprocess.run(["sha256sum", "--check", several.path], check=True, capture_output=True, timeout=60)
+    Path(several.path).write_text("")
+    with pytest.raises(StoreError, match="content changed"):
+        read_labels(several)
