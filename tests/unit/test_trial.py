@@ -1,5 +1,6 @@
 """The campaign in small: its estimate, and the check that runs it."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -99,6 +100,16 @@ def test_check_measures_every_kind_of_work_and_leaves_nothing_behind(tmp_path: P
     for text in ("inline starts", "each with emt", "per structure and epoch", "walker steps/s", "all right"):
         assert text in result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["campaign.yaml", "cu.extxyz"]
+
+
+def test_check_speaks_json_to_machines(tmp_path: Path) -> None:
+    write(tmp_path / "cu.extxyz", bulk("Cu", cubic=True))
+    (tmp_path / "campaign.yaml").write_text(yaml.safe_dump(TINY))
+    result = CliRunner().invoke(application, ["check", str(tmp_path / "campaign.yaml"), "--json"])
+    said = json.loads(result.stdout)
+    assert (said["ready"], said["site"]) == (True, "inline")
+    assert said["measured"]["walker_steps"] == 4 * 100
+    assert said["expected"]["total_s"] == pytest.approx(sum(p["wall_s"] for p in said["expected"]["parts"].values()))
 
 
 def test_check_refuses_a_reference_that_cannot_label(tmp_path: Path) -> None:
