@@ -70,7 +70,7 @@ def _options(site: SlurmSite, prefix: str, place: Path) -> list[str]:
         "nodes": 1,
         "ntasks": 1,
         "cpus-per-task": job.cores,
-        "mem": f"{job.memory_GB}G",
+        "mem": job.memory_GB and f"{job.memory_GB}G",
         "time": clock(job.walltime),
     }
     lines = [f"--{name}={shlex.quote(str(value))}" for name, value in asked.items() if value is not None]

@@ -24,8 +24,25 @@ def parse_walltime(value: object) -> object:
 Walltime = Annotated[int, BeforeValidator(parse_walltime), Field(ge=60)]
 
 
+_OURS = {
+    "-a": "each job is followed by its own number",
+    "--array": "each job is followed by its own number",
+    "-W": "sbatch must not wait for the job",
+    "--wait": "sbatch must not wait for the job",
+    "--wrap": "jobs have a script",
+    "-M": "squeue and scancel would look at another cluster; log in to the one you mean",
+    "--clusters": "squeue and scancel would look at another cluster; log in to the one you mean",
+    "-t": "use walltime, which farwalk must know",
+    "--time": "use walltime, which farwalk must know",
+}
+"""Options that would break what farwalk does with its jobs, and why."""
+
+
 def _options(lines: tuple[str, ...]) -> tuple[str, ...]:
     for line in lines:
+        name = re.split(r"[= ]", line, maxsplit=1)[0]
+        if name in _OURS:
+            raise ValueError(f"{name} cannot be given here: {_OURS[name]}")
         if not line.startswith("-") or "\n" in line:
             raise ValueError(
                 f"{line!r} is not an option of sbatch; write it as on its command line, e.g. --exclude=node7"
@@ -110,7 +127,9 @@ class DriverJob(JobSettings):
 
     walltime: Walltime = Field(24 * 3600, description="wall time of one driver job; it hands over to the next one")
     cores: PositiveInt = Field(2, description="CPU cores")
-    memory_GB: PositiveInt = Field(4, description="memory, GB")
+    memory_GB: PositiveInt | None = Field(
+        4, description="memory, GB; null where a cluster wants nothing said about memory"
+    )
     stop_before: Walltime = Field(
         300, description="how long before its wall time the driver stops softly and hands over: HH:MM:SS or seconds"
     )

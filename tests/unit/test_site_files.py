@@ -187,6 +187,12 @@ def test_a_site_file_that_cannot_be_used_is_one_line_with_a_remedy(tmp_path: Pat
         ("cores_per_node: 8", "cores_per_node: 1", "cores_per_node is 1, but 2 workers of 1 cores do not fit"),
         ("[--exclude=node7]", "--exclude=node7", "must be a list; found '--exclude=node7'; write ['--exclude=node7']"),
         ("[--exclude=node7]", "['#SBATCH -C a']", "'#SBATCH -C a' is not an option of sbatch"),
+        (
+            "--exclude=node7",
+            "--clusters=b",
+            "scheduler_options: --clusters cannot be given here: squeue and scancel would",
+        ),
+        ("--exclude=node7", "-t 30", "-t cannot be given here: use walltime"),
         ("gpus_per_node: 2", "launcher: mpirun", "use 'single' or 'srun'"),
         ("kind: slurm", "kind: slrum", "unknown kind 'slrum'"),
         (
