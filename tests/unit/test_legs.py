@@ -17,7 +17,7 @@ from test_walkers import DIGEST, OPEN, found, label_of, newborn, nursery_of, sam
 from pipeline.dynamics.walkers import WalkerBatch
 from pipeline.node import Node
 from pipeline.potentials import save
-from pipeline.records import ModelRef, StopReason, WalkTask
+from pipeline.records import ModelRef, Status, StopReason, WalkTask
 from pipeline.shards import read_candidates, read_walkers, write_labels, write_walkers
 from pipeline.walk import run_walk
 
@@ -178,3 +178,35 @@ def test_a_leg_keeps_to_its_time_and_to_that_of_its_job(task, tmp_path):
     started = time.monotonic()
     run_walk(replace(endless, seconds=600.0, output=str(tmp_path / "b")), ending)
     assert time.monotonic() - started < 2.0
+
+
+def test_a_walk_that_cannot_be_written_or_read_fails_and_says_where(task, tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    torn = replace(task, resume=replace(task.resume, sha256="0" * 64))
+    missing = replace(task, model=ModelRef(version=3, file=replace(task.model.file, path=str(tmp_path / "v9.pt"))))
+    quick = {"seconds": 1e-6, "output": str(tmp_path / "out")}
+    for broken, place in ((replace(task, **quick), "out"), (torn, "resume.h5"), (missing, "v9.pt")):
+        result = run_walk(broken)
+        assert result.status is Status.FAILED
+        assert place in result.reason
+        assert (result.candidates, result.walkers, result.steps, result.steps_left) == (None, None, 0, STEPS)
+
+
+def test_a_walk_reads_the_copy_of_the_model_on_its_node_and_says_when_it_cannot(task, tmp_path):
+    quick = replace(task, seconds=1e-6)
+    expected = run_walk(replace(quick, output=str(tmp_path / "plain")))
+    result = run_walk(replace(quick, output=str(tmp_path / "cached")), Node(cache=tmp_path / "cache"))
+    same_bits(found(result), found(expected))
+    assert [path.stem for path in (tmp_path / "cache").iterdir()] == [task.model.file.sha256]
+    (tmp_path / "file").touch()
+    result = run_walk(replace(quick, output=str(tmp_path / "full")), Node(cache=tmp_path / "file" / "cache"))
+    same_bits(found(replace(result, remarks=())), found(expected))
+    assert str(tmp_path / "file" / "cache") in result.remarks[0].text
+
+
+def test_a_worker_that_was_given_up_does_not_write_over_the_one_that_took_its_place(task, tmp_path):
+    again = replace(task, output=str(tmp_path / "same"), seconds=1e-6)
+    first, second = run_walk(again), run_walk(again)
+    assert first.candidates.path != second.candidates.path
+    assert read_walkers(first.walkers)
+    assert read_walkers(second.walkers)

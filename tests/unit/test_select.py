@@ -187,3 +187,13 @@ def test_a_changed_shard_is_a_failure_that_names_it(tmp_path: Path, model: Model
     result = run_select(replace(task, candidates=(bad,)))
     assert result.status is Status.FAILED
     assert "a.h5" in result.reason
+
+
+def test_picks_that_cannot_be_written_are_a_failure_that_names_the_place(
+    tmp_path: Path, model: Model, labelled: list[Frame]
+) -> None:
+    task = task_in(tmp_path, model, labelled, [candidate(ethanol(1), 0)])
+    (tmp_path / "scratch").write_text("in the way")
+    result = run_select(task)
+    assert result.status is Status.FAILED
+    assert str(tmp_path / "scratch") in result.reason

@@ -14,6 +14,7 @@ from test_shards import labels
 from pipeline.errors import StoreError
 from pipeline.lock import DriverLock, holder_of
 from pipeline.records import FileRef
+from pipeline.shards import read_labels, write_labels
 from pipeline.store import Store
 
 
@@ -63,6 +64,23 @@ def test_a_model_is_published_by_rename_and_only_if_it_is_the_one_the_worker_wro
     assert (store.root / "models" / "v0001.pt").read_bytes() == b"weights"
     with pytest.raises(StoreError, match="missing"):
         store.publish_model(FileRef(path=str(scratch / "model.pt"), sha256=digest), 1)
+
+
+def test_shards_of_a_worker_are_published_by_rename_again_and_again(store):
+    """A driver killed between the rename and the event makes the task again, perhaps with another result."""
+    for content in (labels()[:1], labels()[1:]):
+        written = write_labels(store.scratch / "walked.h5", content)
+        file = store.publish_shard(written, "candidates-r0001-b0000-l00")
+        assert file == FileRef(path="shards/candidates-r0001-b0000-l00.h5", sha256=written.sha256)
+        assert len(read_labels(store.absolute(file))) == len(content)
+        assert list(store.scratch.iterdir()) == []
+
+
+def test_a_shard_that_cannot_be_written_is_told_with_its_place(store):
+    (store.root / "shards").rmdir()
+    (store.root / "shards").touch()
+    with pytest.raises(StoreError, match=r"shards: cannot be written.*Free space"):
+        store.put_labels("labels-x", labels())
 
 
 def test_clearing_scratch_removes_only_the_directory_of_that_task(store):

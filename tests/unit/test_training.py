@@ -372,3 +372,16 @@ def test_a_structure_of_isolated_atoms_can_be_trained_on():
     alone = Label(frame=far, energy=1.0, forces=np.zeros((2, 3)), stress=None, split=Split.TRAIN, round=0)
     _, outcome, _ = trained([alone, *copper(3)], [alone], epochs=10)
     assert outcome.finite
+
+
+def test_a_model_that_cannot_be_written_is_a_failure_that_names_the_place_before_any_training(tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    result = run_train(task_for(tmp_path, split_labels(5), output=str(tmp_path / "out" / "model.pt"), progress=""))
+    assert result.status is Status.FAILED
+    assert str(tmp_path / "out") in result.reason
+    assert result.epochs == 0
+
+
+def test_a_training_goes_on_when_its_progress_cannot_be_written(tmp_path):
+    result = run_train(task_for(tmp_path, split_labels(5), progress=str(tmp_path / "nowhere" / "progress.json")))
+    assert result.status is Status.DONE
