@@ -9,13 +9,11 @@ rounds of 1,000 labels whose tasks are carried out at once in this process.
 
 import argparse
 import cProfile
-import gc
 import json
 import os
 import pstats
 import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -173,23 +171,16 @@ def own_time(labels: int, *, profile: bool = False) -> float:
 
 
 def memory(labels: int, every: int) -> list[dict[str, float]]:
-    """Resident and traced memory, MB, each time so many more labels are there."""
+    """Resident memory, MB, each time so many more labels are there."""
     found: list[dict[str, float]] = []
 
     def look(count: int) -> None:
         if count % every == 0:
-            gc.collect()
-            found.append(
-                {"labels": count, "rss_MB": resident_MB(), "python_MB": tracemalloc.get_traced_memory()[0] / 1e6}
-            )
-            print(
-                f"  {count:6d} labels: {found[-1]['rss_MB']:7.1f} MB resident, {found[-1]['python_MB']:6.2f} MB of Python"
-            )
+            found.append({"labels": count, "rss_MB": resident_MB()})
+            print(f"  {count:6d} labels: {found[-1]['rss_MB']:7.1f} MB")
 
-    tracemalloc.start()
     with tempfile.TemporaryDirectory() as directory:
         campaign_s(settings(labels, initial=ROUND), Steps(), Path(directory) / "c", look)
-    tracemalloc.stop()
     return found
 
 

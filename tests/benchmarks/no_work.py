@@ -85,7 +85,7 @@ def walk(task: WalkTask) -> WalkResult:
         for number in range(FOUND)
     ]
     output = Path(task.output)
-    output.mkdir(parents=True)
+    output.mkdir(parents=True, exist_ok=True)
     return WalkResult(
         task=task.task,
         status=Status.DONE,
@@ -106,7 +106,7 @@ def select(task: SelectTask) -> SelectResult:
     """The first candidates."""
     found = [candidate for file in task.candidates for candidate in read_candidates(file)][: task.count]
     output = Path(task.output)
-    output.mkdir(parents=True)
+    output.mkdir(parents=True, exist_ok=True)
     return SelectResult(
         task=task.task,
         status=Status.DONE,
@@ -121,7 +121,7 @@ def select(task: SelectTask) -> SelectResult:
 def train(task: TrainTask) -> TrainResult:
     """A small file and a long history."""
     path = Path(task.output)
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(task.task.encode())
     scores = Scores(count=1, energy_rmse=0.1, energy_mae=0.1, force_rmse=0.1, force_mae=0.1)
     return TrainResult(

@@ -1,17 +1,20 @@
 """Cost of a walker-step: biased against unbiased, alternating in the same run, for several batch sizes.
 
-python tests/benchmarks/walk.py [--smoke] [--system alanine-dipeptide] [--batch 16 ...] [--steps 40] [--repeats 9]
+python tests/benchmarks/walk.py [--smoke] [--system alanine-dipeptide] [--batch 16 ...] [--steps 40] [--repeats 9] [--legs 10]
 
 GM-NN of the published size (S = 7, K = 9, 512-512) with random weights, rattled start structures, a small time step and open
 stop checks, so that no walker is replaced. CPU time of one thread; the kinds take turns, so that a busy machine burdens all of
-them. The last line is one JSON object.
+them. Then walk tasks: a segment of 1000 steps in one leg and in several, each of which loads the model, reads the walkers and
+writes them. The last line is one JSON object.
 """
 
 import argparse
 import json
+import math
 import statistics
+import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,15 @@ from pipeline.batching import make_batch
 from pipeline.dynamics.slots import Nursery
 from pipeline.dynamics.walkers import WalkerBatch
 from pipeline.frames import Frame
+from pipeline.potentials import save
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
 from pipeline.potentials.model import Model
+from pipeline.records import FileRef, Label, ModelRef, Split, WalkTask
 from pipeline.settings.potential import GMNNSettings
 from pipeline.settings.walkers import BiasSettings, StopSettings, WalkerSettings
+from pipeline.shards import write_labels
 from pipeline.uncertainty.estimator import Estimator
+from pipeline.walk import run_walk
 
 TEMPLATES = Path(__file__).parents[2] / "apps" / "templates"
 TAU = 0.25
@@ -111,6 +118,55 @@ def measure(models: dict[str, Model], frames: list[Frame], batch: int, steps: in
     return {"batch": batch, **medians, **ratios}
 
 
+def leg_cost(model: Model, frames: list[Frame], batch: int, steps: int, legs: int) -> dict[str, Any]:
+    """CPU seconds of a segment made by one walk task, and by several after one another."""
+    settings = WalkerSettings(timestep_fs=0.05, max_steps=10**9, stop=OPEN)
+    with tempfile.TemporaryDirectory() as name:
+        here = Path(name)
+        labels = [
+            Label(frame=one, energy=0.0, forces=one.positions, stress=None, split=Split.TRAIN, round=0)
+            for one in frames
+        ]
+        task = WalkTask(
+            task="benchmark",
+            round=1,
+            item=0,
+            leg=0,
+            model=ModelRef(version=1, file=save(model, here / "model.pt")),
+            settings=settings,
+            temperatures_K=(300.0,) * batch,
+            starts=write_labels(here / "starts.h5", labels),
+            resume=None,
+            steps=steps,
+            enough=0,
+            born=(0,) * batch,
+            seconds=math.inf,
+            output=str(here / "output"),
+            seed=1,
+            threads=1,
+        )
+
+        def seconds(count: int) -> tuple[float, FileRef | None]:
+            leg, started = replace(task, steps=steps // count), time.process_time()
+            for _ in range(count):
+                result = run_walk(leg)
+                assert result.steps == leg.steps, result.reason
+                leg = replace(leg, resume=result.walkers, born=result.born)
+            return time.process_time() - started, result.walkers
+
+        cut, whole = seconds(legs), seconds(1)
+        assert cut[1] is not None
+        assert whole[1] is not None
+        assert cut[1].sha256 == whole[1].sha256, "the walkers went elsewhere"
+    return {
+        "legs": legs,
+        "leg_steps": steps,
+        "one_leg_s": whole[0],
+        "legs_s": cut[0],
+        "per_leg_s": (cut[0] - whole[0]) / max(legs - 1, 1),
+    }
+
+
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,6 +177,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--channels", type=int, default=7)
     parser.add_argument("--hidden", type=int, nargs="+", default=[512, 512])
+    parser.add_argument("--legs", type=int, default=10, help="into how many legs a segment is cut")
     asked = parser.parse_args()
     if asked.smoke:
         asked.batch, asked.steps, asked.repeats, asked.channels, asked.hidden = [2], 10, 2, 3, [16]
@@ -143,6 +200,9 @@ def main() -> None:
             f"{row['sketched_ms']:>10.3f}{row['ratio']:>8.2f}{row['ratio_h0']:>8.2f}{row['ratio_sketched']:>10.2f}",
             flush=True,
         )
+    segment = 20 * asked.legs if asked.smoke else 100 * asked.legs
+    cut = leg_cost(models["last_layer"], frames, asked.batch[-1] if asked.smoke else 16, segment, asked.legs)
+    print(f"{segment} steps in one leg {cut['one_leg_s']:.2f} s, in {asked.legs} legs {cut['legs_s']:.2f} s")
     reference = next((row for row in results if row["batch"] == 16), results[-1])
     print(
         json.dumps(
@@ -152,6 +212,7 @@ def main() -> None:
                 "atoms": len(frames[0]),
                 **reference,
                 "sweep": results,
+                "segment": cut,
                 "settings": {
                     **settings.model_dump(mode="json"),
                     "tau": TAU,

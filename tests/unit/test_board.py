@@ -1,0 +1,99 @@
+"""What a person sees of a campaign: how far it is, and what happened to the machine."""
+
+import time
+from dataclasses import replace
+
+import pytest
+from fabricated import settings, systems
+from test_state import labelled, walked
+from typer.testing import CliRunner
+
+from apps.cli.application import application
+from apps.cli.board import Board, notice_line
+from apps.cli.progress import Display
+from pipeline.campaign import Campaign
+from pipeline.events import Created, Noticed, Resumed, Stopped, Submitted, TaskLost, Work
+from pipeline.events import EndReason as Reason
+
+CHOSEN = settings().model_dump(mode="json")
+BEGIN = Created(time=1.0, schema=2, settings=CHOSEN, digest="", structures="", versions={})
+RESUMED = Resumed(time=2.0, settings=CHOSEN, host="h", pid=1)
+STOPPED = Stopped(time=2.0, reason=Reason.INTERRUPTED, message="stopped on request")
+REFUSED = Noticed(time=3.0, text="walk jobs are refused: bad account.", remedy="Set site.account.")
+
+
+def submitted(work: Work, round_index: int, count: int) -> Submitted:
+    return Submitted(time=1.0, work=work, round=round_index, tasks=tuple(map(str, range(count))))
+
+
+def after(*events):
+    board = Board()
+    board.absorb([BEGIN, *events])
+    return board
+
+
+def test_walks_are_counted_in_steps_of_their_segments_also_when_cut_interrupted_or_ended_early():
+    walks = submitted(Work.WALK, 1, 3)
+    legs = [walked(0, leg=0, steps_left=8), walked(1, leg=0, steps_left=3)]  # of 10 steps in each of 3 batches
+    board = after(walks, *legs)
+    assert (board.done, board.total) == (2 + 7, 30)
+    board = after(walks, *legs, STOPPED, RESUMED, submitted(Work.WALK, 1, 3), walked(1, leg=1), walked(2))
+    assert (board.done, board.total) == (2 + 10 + 10, 30)
+    assert board.walker_steps == 4 * 4
+    board.absorb([submitted(Work.WALK, 2, 3)])
+    assert (board.done, board.total) == (0, 30)
+
+
+def test_labels_are_counted_over_drivers_and_over_requests_that_come_later():
+    some = [labelled(0, item, item) for item in range(4)]
+    board = after(submitted(Work.LABEL, 0, 10), *some)
+    assert (board.done, board.total) == (4, 10)
+    board.absorb([RESUMED, submitted(Work.LABEL, 0, 6)])
+    assert (board.done, board.total) == (4, 10)
+    board.absorb([labelled(0, 4, 4), submitted(Work.LABEL, 0, 1)])
+    assert (board.done, board.total) == (5, 11)
+
+
+def test_a_notice_is_one_line_with_its_remedy():
+    assert notice_line(REFUSED) == "walk jobs are refused: bad account. Set site.account."
+    assert notice_line(replace(REFUSED, text="job 7\nwas cancelled", remedy="")) == "job 7 was cancelled"
+    lost = TaskLost(time=1.0, work=Work.TRAIN, round=1, task="train-v0002", reason="its worker died.", remedy="Look.")
+    assert notice_line(lost) == "train-v0002: its worker died; it is made again. Look."
+
+
+@pytest.fixture
+def campaign(tmp_path):
+    return Campaign.create_or_open(settings(), systems(), tmp_path / "c")
+
+
+def test_notices_are_printed_when_they_happen_and_not_when_quiet(campaign, capsys):
+    for quiet in (False, True):
+        with Display(campaign.store, quiet=quiet) as display:
+            display(REFUSED)
+        out = capsys.readouterr().out
+        assert out.endswith("walk jobs are refused: bad account. Set site.account.\n") is not quiet
+        assert out.count("\n") == (not quiet)
+
+
+def test_the_next_legs_of_a_walk_are_not_announced_again(campaign, capsys):
+    with Display(campaign.store, quiet=False) as display:
+        for event in (submitted(Work.WALK, 1, 3), walked(0, steps_left=5), submitted(Work.WALK, 1, 1)):
+            display(event)
+        display(submitted(Work.SELECT, 1, 1))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" ", 1)[1] for line in lines] == ["round 1: walking, 3 tasks", "round 1: selecting, 1 task"]
+
+
+def test_the_status_shows_the_newest_notices_of_the_last_hour(campaign):
+    now = time.time()
+    log, _ = campaign.store.open_log()
+    log.append([replace(REFUSED, time=now - 4000, text="too old")])
+    log.append([replace(REFUSED, time=now - 300 + number, text=f"number {number}") for number in range(7)])
+    log.close()
+    result = CliRunner().invoke(application, ["status", str(campaign.store.root)])
+    assert result.exit_code == 0, result.output
+    shown = [line for line in result.stdout.splitlines() if "Set site.account." in line]
+    assert [line.split(": ", 1)[1] for line in shown] == [
+        f"number {number}. Set site.account." for number in range(2, 7)
+    ]
+    assert "too old" not in result.stdout
