@@ -1,10 +1,11 @@
 """The engine on a real SLURM: where tasks run, what a broken site says, and that nothing is left in the queue."""
 
-import os
 import time
+from pathlib import Path
 
 import pytest
 from ase.build import bulk
+from cluster import wait_until
 from parsl.app.app import python_app
 
 from apps.steps import open_steps
@@ -15,7 +16,7 @@ from pipeline.records import LabelTask, Status
 from pipeline.settings.labels import ASEReference
 from pipeline.settings.site import SlurmSite
 
-WAIT_S = 60
+WAIT_S = 150
 PREFIX = "farwalk-testsite"
 
 
@@ -48,7 +49,7 @@ def notices_until(steps, happened, timeout_s: float = WAIT_S) -> list[str]:
 def error_of_a_label(cluster, site) -> SiteError:
     """What a label fails with, and how soon."""
     with opened(cluster, site) as steps:
-        error = steps.submit(label(cluster, "doomed")).exception(timeout=30)
+        error = steps.submit(label(cluster, "doomed")).exception(timeout=WAIT_S)
     assert isinstance(error, SiteError), error
     cluster.wait_until_empty(PREFIX)
     return error
@@ -96,7 +97,7 @@ def test_jobs_over_a_limit_are_told_and_asked_for_again(cluster, site, daemons):
     daemons.limit(site["label"]["partition"], jobs=0)
     with opened(cluster, site) as steps:
         future = steps.submit(label(cluster, "patient"))
-        told = notices_until(steps, lambda told: told, timeout_s=15)
+        told = notices_until(steps, lambda told: told, timeout_s=30)
         assert "AssocMaxSubmitJobLimit" in told[0]
         assert not future.done()
         daemons.lift_limits()
@@ -112,18 +113,19 @@ def test_a_refused_account_ends_the_executor(cluster, site, daemons):
 
 
 def test_a_cancelled_job_is_told_and_its_task_is_done_in_a_new_one(cluster, site, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))  # noqa: PTH120
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     with opened(cluster, site) as steps:
-        future = steps.submit(label(cluster, "hard-to-kill", seconds=8.0))
+        task = label(cluster, "hard-to-kill", seconds=8.0)
+        future = steps.submit(task)
         job = cluster.wait_for_job(f"{PREFIX}-label")
-        time.sleep(4)
+        wait_until(Path(task.scratch).exists, "the calculation begins", WAIT_S)
         cluster.scancel(job.id)
         began = time.monotonic()
         told = notices_until(steps, bool)
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
         assert f"label job {job.id}" in told[0]
         assert "was cancelled" in told[0]
-        told += notices_until(steps, lambda told: future.done(), timeout_s=90)
+        told += notices_until(steps, lambda told: future.done(), timeout_s=WAIT_S)
         assert future.result().status is Status.DONE
         assert any("hard-to-kill" in text and "(1 of 4)" in text for text in told)
 
