@@ -14,7 +14,9 @@ import yaml
 from ase.build import bulk
 from ase.io import write
 from cluster import Cluster, command, wait_until
+from typer.testing import CliRunner
 
+from apps.cli.application import application
 from apps.slurm.names import job_name, job_prefix
 from pipeline.errors import StoreError
 from pipeline.event_log import read_events
@@ -61,20 +63,16 @@ class Small:
         self.file.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
     def farwalk(self, *arguments: str | Path, code: int = 0) -> str:
-        """Run the command; what it printed."""
-        words = [sys.executable, "-P", "-m", "apps.cli", *map(str, arguments)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=self._environment(), check=False)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        """Run the command; what it printed. In this process: a new one takes seconds to begin."""
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(application, list(map(str, arguments)))
+        assert result.exit_code == code, (result.output, result.exception)
+        return result.output
 
     def start(self) -> subprocess.Popen[bytes]:
         """``farwalk run`` in the background."""
         words = [sys.executable, "-P", "-m", "apps.cli", "run", str(self.file), "--quiet"]
-        return subprocess.Popen(words, env=self._environment(), start_new_session=True)
-
-    def _environment(self) -> dict[str, str]:
         path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-        return {**os.environ, "PYTHONPATH": path, "COLUMNS": "200"}
+        return subprocess.Popen(words, env={**os.environ, "PYTHONPATH": path}, start_new_session=True)
 
     def events(self, kind: type) -> list[Any]:
         """Events of one kind so far."""
@@ -85,7 +83,7 @@ class Small:
 
     def wait_for_labels(self, count: int) -> None:
         """Until so many labels are recorded."""
-        wait_until(lambda: len(self.events(Labelled)) >= count, f"{count} labels", 90)
+        wait_until(lambda: len(self.events(Labelled)) >= count, f"{count} labels", 120)
 
     def ended(self) -> list[EndReason]:
         """Why each driver ended."""
@@ -121,7 +119,7 @@ def test_a_driver_told_to_stop_hands_over_and_its_successor_finishes(
     shown = small.farwalk("jobs", small.place)
     assert [line.split()[1:3] for line in shown.splitlines()[1:3]] == [["driver", "running"], ["label", "running"]]
     command("scancel", "--batch", "--signal=TERM", first)
-    wait_until(lambda: EndReason.BUDGET in small.ended(), "the campaign's end", 90)
+    wait_until(lambda: EndReason.BUDGET in small.ended(), "the campaign's end", 150)
     cluster.wait_until_empty(small.prefix, 30)
     assert small.ended() == [EndReason.INTERRUPTED, EndReason.BUDGET]
     assert "handed over to job" in small.output.read_text()
@@ -130,11 +128,13 @@ def test_a_driver_told_to_stop_hands_over_and_its_successor_finishes(
 
 
 def test_a_driver_hands_over_by_itself_before_its_wall_time(campaign: Callable[..., Small], cluster: Cluster) -> None:
-    small = campaign(label_s=12.0, walltime=120, stop_before=60)
+    small = campaign(label_s=9.0, walltime=120, stop_before=60)
     small.farwalk("submit", small.file)
-    wait_until(lambda: EndReason.BUDGET in small.ended(), "the campaign's end", 220)
+    wait_until(lambda: EndReason.BUDGET in small.ended(), "the campaign's end", 280)
     cluster.wait_until_empty(small.prefix, 30)
-    assert small.ended() == [EndReason.INTERRUPTED, EndReason.BUDGET]
+    *before, last = small.ended()
+    assert last is EndReason.BUDGET
+    assert set(before) == {EndReason.INTERRUPTED}  # more than one where the machine is slow
     small.check_labels()
 
 
@@ -146,10 +146,10 @@ def test_a_requeued_driver_goes_on_and_a_cancelled_one_has_no_successor(
     small.wait_for_labels(2)
     job = cluster.wait_for_job(job_name(small.prefix, "driver"))
     command("scontrol", "requeue", job.id)
-    wait_until(lambda: len(small.events(Resumed)) == 2, "the second start", 60)
+    wait_until(lambda: len(small.events(Resumed)) == 2, "the second start", 120)
     assert "SLURM starts it again" in small.output.read_text()
     assert [one.id for one in cluster.squeue(job_name(small.prefix, "driver"))] == [job.id]
-    wait_until(lambda: len(small.events(Labelled)) >= 4, "more labels", 60)
+    wait_until(lambda: len(small.events(Labelled)) >= 4, "more labels", 120)
     cluster.scancel(job.id)
     cluster.wait_until_empty(small.prefix, 30)
     assert "nobody goes on" in small.output.read_text()
