@@ -4,7 +4,7 @@ python tests/benchmarks/walk.py [--smoke] [--system alanine-dipeptide] [--batch 
 
 GM-NN of the published size (S = 7, K = 9, 512-512) with random weights, rattled start structures, a small time step and open
 stop checks, so that no walker is replaced. CPU time of one thread; the kinds take turns, so that a busy machine burdens all of
-them. Then walk tasks: a segment of 1000 steps in one leg and in several, each of which loads the model, reads the walkers and
+them. Then walk tasks: a segment of 200 steps in one leg and in several, each of which loads the model, reads the walkers and
 writes them. The last line is one JSON object.
 """
 
@@ -200,7 +200,7 @@ def main() -> None:
             f"{row['sketched_ms']:>10.3f}{row['ratio']:>8.2f}{row['ratio_h0']:>8.2f}{row['ratio_sketched']:>10.2f}",
             flush=True,
         )
-    segment = 20 * asked.legs if asked.smoke else 100 * asked.legs
+    segment = 20 * asked.legs
     cut = leg_cost(models["last_layer"], frames, asked.batch[-1] if asked.smoke else 16, segment, asked.legs)
     print(f"{segment} steps in one leg {cut['one_leg_s']:.2f} s, in {asked.legs} legs {cut['legs_s']:.2f} s")
     reference = next((row for row in results if row["batch"] == 16), results[-1])
