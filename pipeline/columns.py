@@ -48,7 +48,8 @@ def open_file(path: Path, kind: str) -> h5py.File:
         StoreError: not HDF5, or of another format, schema or kind.
     """
     try:
-        file = h5py.File(path, "r")
+        # shards never change, and shared file systems may refuse locks
+        file = h5py.File(path, "r", locking=False)
     except OSError as error:
         raise StoreError(f"{path}: not a readable HDF5 file ({error}).", "Restore it from a copy.") from error
     found = (file.attrs.get("format"), file.attrs.get("schema"), file.attrs.get("kind"))

@@ -23,7 +23,7 @@ class DriverLock:
         path: the lock file; made when it is not there, never removed.
 
     Raises:
-        StoreError: another process holds it (on entering).
+        StoreError: another process holds it, or its file system has no locks (on entering).
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +32,15 @@ class DriverLock:
 
     def __enter__(self) -> Self:
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        if not _taken(self._descriptor):
+        try:
+            taken = _taken(self._descriptor)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise StoreError(
+                f"{self._path}: this file system has no locks ({error.strerror}).",
+                "Put the campaign where flock works: home or project space, or Lustre mounted with -o flock.",
+            ) from None
+        if not taken:
             holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "an unknown process"
             os.close(self._descriptor)
             raise StoreError(
@@ -73,6 +81,8 @@ def holder_of(path: Path) -> str:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+    except OSError:  # a file system without locks: a driver says so when it starts
+        return ""
     finally:
         os.close(descriptor)
     return ""

@@ -41,6 +41,18 @@ def call(command: Sequence[str], timeout_s: float = ANSWER_S) -> str:
     return done.stdout
 
 
+def job_number(answer: str) -> str:
+    """The number in what ``sbatch --parsable`` printed; sites wrap sbatch, and wrappers talk.
+
+    Raises:
+        SchedulerError: there is none.
+    """
+    found = re.search(r"^(\d+)(;\S+)?\s*$|Submitted batch job (\d+)", answer, re.MULTILINE)
+    if found is None:
+        raise SchedulerError(f"sbatch gave no job number: {_words(answer) or 'it printed nothing'}")
+    return found[1] or found[3]
+
+
 def _words(text: str) -> str:
     """What a command said, as one line without its own name."""
     lines = [re.sub(r"^\w+: (error|fatal): ", "", line).strip() for line in text.splitlines()]
@@ -88,6 +100,7 @@ _LATER = (
     "submitjob",
     "maxjobcount",
     "no space left",
+    "quota",
 )
 """Words of refusals that pass by themselves."""
 
@@ -153,6 +166,8 @@ def refusal(words: str, label: str, *, trusted: bool) -> Refusal:
         lower = lower.replace("try again", "")
     if any(phrase in lower for phrase in _LATER):
         return Refusal(words, False, "")
+    if "access/permission denied" in lower:
+        return Refusal(words, True, "Run the driver where jobs may be submitted, e.g. on a login node.")
     key = next((key for phrase, key in _REMEDIES.items() if phrase in lower), None)
     if key is None:
         return Refusal(words, not trusted, f"Look at the site section: site.{label}." if not trusted else "")

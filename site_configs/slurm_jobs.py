@@ -8,7 +8,7 @@ from pathlib import Path
 from parsl.jobs.states import JobState, JobStatus
 from parsl.providers.base import ExecutionProvider
 
-from site_configs.slurm_commands import SchedulerError, call
+from site_configs.slurm_commands import SchedulerError, call, job_number
 from site_configs.slurm_script import JobKind, script
 
 POLL_S = 5
@@ -49,6 +49,7 @@ class Job:
         node: where it runs or ran; empty before.
         reason: why it waits.
         ours: cancelled by this driver.
+        missed_at: when the queue was last asked and did not list it, monotonic clock; 0: it did.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Job:
     node: str = ""
     reason: str = ""
     ours: bool = False
+    missed_at: float = 0.0
 
     @property
     def status(self) -> JobStatus:
@@ -144,13 +146,15 @@ class SlurmJobs(ExecutionProvider):  # type: ignore[misc]  # Parsl's classes hav
         assert self.script_dir is not None
         path = Path(self.script_dir) / f"{job_name or self.kind.label}.sh"
         output = path.with_suffix("")
-        path.write_text(script(self.kind, command, output), encoding="utf-8")
         try:
-            answer = call(["sbatch", "--parsable", str(path)])
+            path.write_text(script(self.kind, command, output), encoding="utf-8")
+        except OSError as error:
+            raise SchedulerError(f"{path}: {error.strerror}") from None
+        try:
+            number = job_number(call(["sbatch", "--parsable", str(path)]))
         except SchedulerError:
             self._lost_answer = True  # it may have been accepted all the same
             raise
-        number = answer.strip().splitlines()[-1].split(";")[0]
         self.jobs[number] = Job(number, output, time.monotonic())
         return number
 
@@ -168,9 +172,11 @@ class SlurmJobs(ExecutionProvider):  # type: ignore[misc]  # Parsl's classes hav
                 continue
             if job.id in queue:
                 job.state, node, job.reason = queue[job.id]
-                job.node = node or job.node
-            elif job.submitted < asked:
-                job.state = VANISHED
+                job.node, job.missed_at = node or job.node, 0.0
+            elif job.submitted < asked and asked > job.missed_at:
+                # twice: a queue that answers from a cache may not list a young job yet
+                job.state = VANISHED if job.missed_at else job.state
+                job.missed_at = asked
         if self._lost_answer:
             self._lost_answer = False
             self._cancel_unknown()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import SiteError
-from site_configs.slurm_commands import SchedulerError, call, refusal
+from site_configs.slurm_commands import SchedulerError, call, job_number, refusal
 
 FIELDS = "%i|%j|%T|%N|%M|%L|%r"
 """Number, name, state, nodes, elapsed, left, reason; the last may hold anything."""
@@ -108,12 +108,11 @@ def submit_job(script: Path, arguments: Sequence[str] = ()) -> str:
         SiteError: refused, or SLURM does not answer.
     """
     try:
-        answer = call(["sbatch", "--parsable", str(script), *arguments])
+        return job_number(call(["sbatch", "--parsable", str(script), *arguments]))
     except SchedulerError as error:
         refused = refusal(str(error), "driver", trusted=False)
         remedy = refused.remedy or "This passes by itself: try again later."
         raise SiteError(f"SLURM refused the driver's job: {refused.words}.", _driver_keys(remedy)) from None
-    return answer.strip().splitlines()[-1].split(";")[0]
 
 
 def cancel_named(names: Sequence[str]) -> None:

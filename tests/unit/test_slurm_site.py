@@ -15,9 +15,9 @@ from pipeline.errors import SiteError
 from pipeline.settings.site import SlurmSite
 from site_configs import slurm_commands
 from site_configs.slurm import address_of
-from site_configs.slurm_commands import refusal
+from site_configs.slurm_commands import job_number, refusal
 from site_configs.slurm_fate import fate_of, never_starts, why_no_worker
-from site_configs.slurm_jobs import Job
+from site_configs.slurm_jobs import VANISHED, Job, Queue, SlurmJobs
 from site_configs.slurm_script import JobKind, clock, script
 from site_configs.workers import RETRIES, worker_command
 
@@ -335,3 +335,31 @@ def test_what_users_set_for_their_own_hands_does_not_reach_slurm(monkeypatch: py
     assert not [
         name for name in left if name.startswith(("SBATCH_", "SQUEUE_", "SCANCEL_", "SINFO_", "SLURM_JOB", "FARWALK_"))
     ]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["123\n", "123;cluster\n", "Welcome!\n123\nHave a nice day\n", "Submitted batch job 123 on cluster x\n"],
+)
+def test_the_number_of_a_job_is_found_in_whatever_wraps_sbatch_says(answer):
+    assert job_number(answer) == "123"
+
+
+def test_an_answer_of_sbatch_without_a_number_is_a_refusal():
+    for answer in ("", "thank you\n"):
+        with pytest.raises(SchedulerError, match="no job number"):
+            job_number(answer)
+
+
+def test_a_job_is_gone_only_when_two_looks_at_the_queue_do_not_list_it():
+    kind = JobKind("walk", "farwalk-1a2b3c4d-walk", site(), site().walk, {})
+    jobs = SlurmJobs(kind, Queue((), lambda problem: None))
+    jobs.jobs["7"] = job = Job("7", Path("walk-0"), submitted=1.0)
+    jobs._update(2.0, {})
+    jobs._update(2.0, {})  # the same look again
+    assert job.state == "PENDING"
+    jobs._update(7.0, {"7": ("RUNNING", "gpu1", "None")})
+    jobs._update(12.0, {})
+    assert job.state == "RUNNING"
+    jobs._update(17.0, {})
+    assert job.state == VANISHED
