@@ -167,8 +167,10 @@ class Driver:
             future.add_done_callback(self.done.put)
 
     def _is_overdue(self, end: End) -> bool:
-        """Whether tasks in flight have had their time after the campaign's was over: they may still wait in a queue."""
-        if end.reason is not EndReason.MAX_WALL:
+        """Whether tasks in flight had their time after the end was known: they may wait in the machine's queue for hours."""
+        failure = self.state.failure
+        # labels may take long and are dear: after a failure they are waited for
+        if end.reason is not EndReason.MAX_WALL and (failure is None or failure.work is Work.LABEL):
             return False
         now = time.monotonic()
         if self.ended is None:

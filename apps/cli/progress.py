@@ -14,7 +14,7 @@ from rich.text import Text
 
 from apps.cli.board import PHASES, Board, notice_line
 from apps.cli.console import OUT, duration
-from pipeline.events import Event, LabelFailed, Noticed, Submitted, TaskLost, Trained, Work
+from pipeline.events import Event, LabelFailed, Noticed, Submitted, TaskFailed, TaskLost, Trained, Work
 from pipeline.store import Store
 
 BAR_WIDTH = 40
@@ -65,6 +65,8 @@ class Display:
             OUT.print(f"label {event.number} failed: {event.reason} ({event.scratch})", markup=False)
         if isinstance(event, Noticed | TaskLost):
             OUT.print(self._stamped(notice_line(event)), markup=False)
+        if isinstance(event, TaskFailed):
+            OUT.print(self._stamped(f"{event.task} failed: {event.reason}"), markup=False)
         if isinstance(event, Trained):
             OUT.print(self._stamped(self.board.summary()), markup=False)
         # legs follow one another: a line for the first ones is enough

@@ -199,7 +199,7 @@ def main() -> None:
     if options.profile:
         own_time(5000, profile=True)
         return
-    labels, long, every, repeats = (1000, 2000, 1000, 1) if options.smoke else (10_000, 50_000, 10_000, 3)
+    labels, long, every, repeats = (1000, 2000, 1000, 1) if options.smoke else (5000, 50_000, 10_000, 3)
     figures = {"own_ms": own_time(labels), **overhead(labels, repeats), "memory": memory(long, every)}
     print(f"overhead of the driver: {figures['overhead_ms']:.2f} ms per task")
     print(json.dumps({"benchmark": "driver", "smoke": options.smoke, **figures, **provenance()}))

@@ -228,9 +228,7 @@ def test_three_rounds_without_anything_new_end_the_campaign(tmp_path):
     def dry(task):
         result = carry_out(task)
         if isinstance(result, SelectResult) and task.round > 1:
-            return type(result)(
-                **{**{name: getattr(result, name) for name in result.__dataclass_fields__}, "count": 0}
-            )
+            return type(result)(**{**{name: getattr(result, name) for name in result.__dataclass_fields__}, "count": 0})
         return result
 
     campaign, outcome = run(tmp_path / "c", steps=MadeUpSteps(dry))

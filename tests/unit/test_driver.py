@@ -84,6 +84,14 @@ class Stuck(MadeUpSteps):
         return self.asked - self.since > seconds
 
 
+class Broken(Fragile):
+    """Loses one walk again and again, while the others wait for ever."""
+
+    def _end(self, future, task) -> None:
+        if task.task in self.losses or not isinstance(task, WalkTask):
+            super()._end(future, task)
+
+
 class Complaining(MadeUpSteps):
     """Notices something at every wake-up."""
 
@@ -158,6 +166,12 @@ def test_the_fourth_loss_of_a_task_stops_the_campaign_with_the_remedy_and_others
     assert dataset(campaign) == plain
     assert [event.task for event in events_of(campaign, TaskFailed)] == [name]
     assert len([event for event in events_of(campaign, Walked) if event.round == 1]) == 3
+
+
+def test_a_failed_campaign_does_not_wait_for_tasks_that_wait_in_a_queue(tmp_path):
+    chosen = settings(labels__budget=18, site__walk_task_s=0.3)
+    with pytest.raises(TaskError, match="Give it more memory"):
+        run(tmp_path / "c", Broken({"walk-r0001-0001-l00": 9}), chosen)
 
 
 def test_losses_are_counted_over_drivers_that_were_stopped(tmp_path):
