@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from small_campaign import run, settings, systems
 
+from pipeline.events import Walked
 from pipeline.store import Store
 
 pytestmark = [pytest.mark.parsl, pytest.mark.slow]
@@ -65,4 +66,15 @@ def test_the_data_set_is_the_same_bit_for_bit(inline, tmp_path, site):
 
 def test_two_inline_runs_are_the_same(inline, tmp_path):
     run(tmp_path / "c", settings("inline"))
+    assert dataset(tmp_path / "c") == inline
+
+
+@pytest.mark.parametrize("site", ["inline", "local_htex"])
+def test_the_data_set_is_the_same_however_walks_are_cut(inline, tmp_path, site):
+    hasty = settings(site)
+    # no time at all: each leg ends at its first stop check, every five steps
+    hasty = hasty.model_copy(update={"site": hasty.site.model_copy(update={"walk_task_s": 1e-3})})
+    run(tmp_path / "c", hasty)
+    walks = [event for event in Store(tmp_path / "c").events() if isinstance(event, Walked)]
+    assert max(walk.leg for walk in walks) >= 3
     assert dataset(tmp_path / "c") == inline
