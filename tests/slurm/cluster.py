@@ -127,9 +127,9 @@ class Daemons:
                 os.kill(pid, signal.SIGKILL)
 
     def start_slurmd(self, node: str) -> None:
-        """The node boots, and is idle when this returns."""
+        """The node boots, and may be used when this returns."""
         subprocess.run([HERE / "start-slurmd.sh", self.directory, node], check=True, timeout=30)
-        self.wait_for_node(node, "idle")
+        self.wait_for_node(node)
 
     def processes_on(self, node: str) -> list[int]:
         """Processes of jobs on a node."""
@@ -146,18 +146,18 @@ class Daemons:
         command("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
 
     def resume(self, node: str) -> None:
-        """The node comes back, and is idle when this returns."""
-        command("scontrol", "update", f"NodeName={node}", "State=RESUME")
-        self.wait_for_node(node, "idle")
+        """The node comes back, and may be used when this returns."""
+        if not self._works(node):  # it registers now and then, and is back by itself after that
+            command("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        self.wait_for_node(node)
 
-    def wait_for_node(self, node: str, state: str, timeout_s: float = 60) -> None:
-        """Until sinfo calls a node so (``idle``, ``down``); a trailing mark for a node that does not answer counts."""
+    def wait_for_node(self, node: str, *, down: bool = False, timeout_s: float = 60) -> None:
+        """Until a node takes jobs, or does not any more."""
+        wait_until(lambda: self._works(node) is not down, f"node {node} {'down' if down else 'up'}", timeout_s)
 
-        def reached() -> bool:
-            shown = command("sinfo", "--noheader", f"--nodes={node}", "--format=%T").split()
-            return bool(shown) and all(one.startswith(state) and not one.endswith("*") for one in shown)
-
-        wait_until(reached, f"node {node} {state}", timeout_s)
+    def _works(self, node: str) -> bool:
+        shown = command("sinfo", "--noheader", f"--nodes={node}", "--format=%T").split()
+        return not any(state.startswith(("down", "drain", "fail")) or state.endswith("*") for state in shown)
 
     def kill_slurmctld(self) -> None:
         """The scheduler dies."""

@@ -4,11 +4,14 @@ After every test the budget is spent, each label was calculated once, and nothin
 """
 
 import os
-import re
 import signal
 import time
+from collections import Counter
+from collections.abc import Set
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster import wait_until
@@ -39,8 +42,8 @@ def one_worker_per_job(site, jobs: int = 1):
     return site
 
 
-def assert_survived(cluster, campaign: Campaign) -> None:
-    campaign.assert_complete()
+def assert_survived(cluster, campaign: Campaign, unkept: Set[str] = frozenset()) -> None:
+    campaign.assert_complete(unkept)
     cluster.wait_until_empty(campaign.prefix)
     wait_until(lambda: not processes_with(str(campaign.directory)), "all processes gone", 30)
 
@@ -61,10 +64,35 @@ def alive(pid: int) -> bool:
     return False
 
 
-def begun_again(campaign: Campaign, digests) -> int:
-    """How many of these calculations were begun more than once."""
-    began = campaign.calculations("began")
-    return sum(began[digest] - 1 for digest in digests)
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One that was done to a campaign.
+
+    Attributes:
+        name: for the table.
+        since: when.
+        begun: calculations that had begun by then.
+        hit: calculations that it may have cost.
+    """
+
+    name: str
+    run: Campaign
+    hit: tuple[str, ...]
+    since: float = field(default_factory=time.time)
+    begun: Counter[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "begun", self.run.calculations("began"))
+
+    @property
+    def tasks_again(self) -> int:
+        """How many of these calculations were begun again after it."""
+        began = self.run.calculations("began")
+        return sum(began[digest] - self.begun[digest] for digest in self.hit)
+
+    def told(self, *words: str) -> dict[str, Any]:
+        """The notice of it."""
+        return self.run.wait_for_notice(*words, since=self.since)
 
 
 def test_labels_outlive_their_workers_jobs_nodes_the_scheduler_and_the_driver(
@@ -73,56 +101,53 @@ def test_labels_outlive_their_workers_jobs_nodes_the_scheduler_and_the_driver(
     run = campaign(one_worker_per_job(site, jobs=2), {**EASY, "labels": {"initial": 44, "budget": 52}})
     run.slow_down(8)
     run.start()
-    pending = []
+    told = []
 
     # a worker dies, and the other job is cancelled
-    (hit, _, _, pid), (other, _, job, _) = both_at_work(run)
-    since = time.time()
+    (one, _, _, pid), (other, _, job, _) = both_at_work(run)
+    killed, cancelled = Fault("worker killed (kill -9)", run, (one,)), Fault("job cancelled (scancel)", run, (other,))
     os.kill(pid, signal.SIGKILL)
     cluster.scancel(job)
-    pending.append(("worker killed (kill -9)", since, run.wait_for_notice("died", since=since), [hit]))
-    pending.append(("job cancelled (scancel)", since, run.wait_for_notice(f"job {job}", since=since), [other]))
+    told += [(killed, killed.told("died")), (cancelled, cancelled.told(f"job {job}"))]
 
     # one node loses its power, an administrator takes the other one out
-    (hit, node, job, _), (other, second, other_job, _) = both_at_work(run)
-    since = time.time()
+    (one, node, job, _), (other, second, other_job, _) = both_at_work(run)
+    dead, down = Fault("node dead (no slurmd)", run, (one,)), Fault("node down (scontrol)", run, (other,))
     daemons.kill_slurmd(node)
     daemons.set_down(second)
-    pending.append(("node down (scontrol)", since, run.wait_for_notice(f"job {other_job}", since=since), [other]))
-    pending.append(("node dead (no slurmd)", since, run.wait_for_notice(f"job {job}", since=since), [hit]))
+    told += [(down, down.told(f"job {other_job}")), (dead, dead.told(f"job {job}"))]
     daemons.start_slurmd(node)
     daemons.resume(second)
 
     # the scheduler starts anew, and then stays away for half a minute
-    working = [digest for digest, *_ in both_at_work(run)]
-    since = time.time()
+    working = tuple(digest for digest, *_ in both_at_work(run))
+    anew = Fault("slurmctld restarted", run, working)
     daemons.kill_slurmctld()
     daemons.start_slurmctld()
     time.sleep(6)
-    quiet = not [event for event in run.events("noticed") if event["time"] > since]
-    figures.add("slurmctld restarted", None, begun_again(run, working), "nothing to tell" if quiet else "told")
-    working = [digest for digest, *_ in both_at_work(run)]
-    since = time.time()
+    quiet = not any(event["time"] > anew.since for event in run.events("noticed"))
+    figures.add(anew.name, None, anew.tasks_again, "nothing to tell" if quiet else "told")
+    away = Fault("slurmctld away for 30 s", run, tuple(digest for digest, *_ in both_at_work(run)))
     daemons.kill_slurmctld()
-    pending.append(("slurmctld gone for 30 s", since, run.wait_for_notice("does not answer", since=since), working))
-    time.sleep(max(0.0, since + 30 - time.time()))
+    notice = away.told("does not answer")
+    time.sleep(max(0.0, away.since + 30 - time.time()))
     daemons.start_slurmctld()
-    run.wait_for_notice("answers again", since=since)
+    away.told("answers again")
+    figures.add(away.name, notice["time"] - away.since, away.tasks_again, notice["text"])
 
     # the driver dies
-    working = [digest for digest, *_ in both_at_work(run)]
     labelled = len(run.events("labelled"))
-    since = time.time()
+    driver = Fault("driver killed (kill -9)", run, tuple(digest for digest, *_ in both_at_work(run)))
     run.kill()
     cluster.wait_until_empty(run.prefix, timeout_s=20)
-    gone = time.time() - since
+    gone = time.time() - driver.since
     run.slow_down(0)
     run.start()
     run.finish(240)
-    figures.add("driver killed (kill -9)", gone, begun_again(run, working), "jobs gone; the next run goes on")
     assert len(run.events("labelled")) >= labelled
-    for fault, since, notice, digests in pending:
-        figures.add(fault, notice["time"] - since, begun_again(run, digests), notice["text"])
+    figures.add(driver.name, gone, driver.tasks_again, "no job is left; the next run goes on")
+    for fault, notice in told:
+        figures.add(fault.name, notice["time"] - fault.since, fault.tasks_again, notice["text"])
     assert_survived(cluster, run)
 
 
@@ -159,13 +184,13 @@ def test_a_label_longer_than_its_job_is_told_with_the_key_to_raise(cluster, site
     run.start()
     job = cluster.wait_for_job(f"{run.prefix}-label")
     since = time.time() + 60
-    digest = wait_until(run.at_work, "a calculation", 60)
+    fault = Fault("wall time reached", run, tuple(wait_until(run.at_work, "a calculation", 60)))
     notice = run.wait_for_notice(f"job {job.id}", "wall time", since=since - 60, timeout_s=180)
     assert "site.label.walltime" in notice["remedy"]
     run.slow_down(0)
     run.finish(240)
     # SLURM itself looks at limits every half a minute only
-    figures.add("wall time reached", notice["time"] - since, begun_again(run, digest), notice["text"])
+    figures.add(fault.name, notice["time"] - since, fault.tasks_again, notice["text"])
     assert_survived(cluster, run)
 
 
@@ -181,7 +206,7 @@ def test_a_full_scratch_disk_of_a_node_is_told_and_does_no_harm(cluster, daemons
         for node in nodes:
             fill(daemons, node)
         run.slow_down(0)
-        notice = run.wait_for_notice("disk", since=0)
+        notice = run.wait_for_notice("No space left", since=0)
         began = min(event["timing"]["started"] for event in run.wait_for("walked"))
         run.finish(240)
     finally:
@@ -203,23 +228,26 @@ def test_a_full_campaign_disk_stops_the_campaign_until_there_is_room(cluster, da
     run.slow_down(1)
     run.start()
     run.wait_for("labelled", 2)
-    filling, since = daemons.disk / "filling", time.time()
+    filling, since, ended = daemons.disk / "filling", time.time(), run.calculations("ended")
     try:
         with suppress(OSError), filling.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
         run.finish(90, code=2)
         noticed = time.time() - since
-        assert re.search("free|space", run.said, re.IGNORECASE), run.said
-        line = run.said.strip().splitlines()[-2]
+        error, remedy = run.said.strip().splitlines()[-2:]
+        assert str(run.place) in error, run.said
+        assert remedy.startswith("Free "), run.said
     finally:
         filling.unlink()
+    unkept = set(run.calculations("ended") - ended)  # no disk could take them
     cluster.wait_until_empty(run.prefix)
     run.slow_down(0)
     run.start()
     run.finish(180)
-    figures.add("campaign disk full", noticed, run.lost_calculations(), line)
-    assert_survived(cluster, run)
+    again = sum(run.calculations("began").values()) - 16
+    figures.add("campaign disk full", noticed, again, f"{error} {remedy}")
+    assert_survived(cluster, run, unkept)
 
 
 def test_refused_jobs_are_asked_for_again_or_end_the_run_with_the_scheduler_s_words(
@@ -232,7 +260,7 @@ def test_refused_jobs_are_asked_for_again_or_end_the_run_with_the_scheduler_s_wo
     since = time.time()
     run.finish(90, code=2)
     assert "Invalid account" in run.said
-    assert "site.label.account" in run.said, run.said
+    assert "account of site.label" in run.said, run.said
     figures.add("submission refused: bad account", time.time() - since, 0, one_line(run.said, "Invalid account"))
 
     # a limit on jobs: it passes by itself
