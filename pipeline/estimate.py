@@ -9,7 +9,7 @@ from pipeline.settings.campaign import CampaignSettings
 from pipeline.settings.site import LocalHTEXSite, Site, SlurmSite
 
 KINDS = ("walk", "label", "train")
-"""Kinds of work that cost time; a selection takes seconds."""
+"""Kinds of work that are counted; a selection takes seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One kind of work in a whole campaign, at most.
+    """One kind of work in a whole campaign.
 
     Attributes:
         tasks: how many.
@@ -57,7 +57,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A whole campaign in which every round walks its full segments and trains its full epochs: it takes at most this.
+    """A whole campaign in which every round walks its full segments and trains its full epochs; it often takes less.
+
+    Neither selections nor the start of workers count.
 
     Attributes:
         rounds: after the first one, until the label budget is spent.

@@ -21,7 +21,7 @@ from rich.console import Console
 from apps.cli.console import OUT, size
 from apps.cli.options import SITES, CampaignDirectory, CampaignFile, Overrides, SiteOption
 from apps.cli.places import campaign_directory, check_writable
-from apps.cli.report import campaign_table, estimate_tables, findings_error, plain, queue_note, workers_table
+from apps.cli.report import campaign_table, estimate_tables, findings_error, not_counted, plain, workers_table
 from apps.preflight import Executor, ask_workers, one_job_each
 from apps.slurm.names import job_prefix
 from apps.slurm.workers import no_jobs_left
@@ -84,8 +84,7 @@ def check(
     OUT.print(campaign_table(intake, f"{place}: {size(free)} free, about {size(needed)} needed"))
     for table in estimate_tables(found.costs, found.expected, intake):
         OUT.print(table)
-    if note := queue_note(found.executors):
-        OUT.print(note, markup=False)
+    OUT.print(not_counted(found.executors), markup=False)
     options = [
         *([] if directory is None else ["--dir", str(directory)]),
         *([] if site is None else ["--site", site]),

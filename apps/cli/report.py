@@ -85,7 +85,7 @@ def estimate_tables(costs: Costs, expected: Estimate, intake: Intake) -> list[Ta
         "training",
         f"{duration(costs.structure_epoch_s)} per structure and epoch, {duration(expected.training_s)} the longest",
     )
-    whole = Table(title=f"whole campaign, at most: {expected.rounds} rounds", title_justify="left")
+    whole = Table(title=f"whole campaign, if no walk ends early: {expected.rounds} rounds", title_justify="left")
     for name in ("work", "tasks", "slots", "wall time", "CPU-hours", "GPU-hours"):
         whole.add_column(name, justify="left" if name == "work" else "right")
     for kind, part in expected.parts.items():
@@ -110,16 +110,13 @@ def estimate_tables(costs: Costs, expected: Estimate, intake: Intake) -> list[Ta
     return [speeds, whole]
 
 
-def queue_note(executors: Sequence[Executor]) -> str:
-    """What the estimate does not contain: waits in the queue, as they were seen; empty without a queue."""
+def not_counted(executors: Sequence[Executor]) -> str:
+    """What the estimate does not contain; waits in the queue as they were seen."""
     waits = [
         f"{executor.label} {duration(executor.queued_s)}" for executor in executors if executor.queued_s is not None
     ]
-    if not waits:
-        return ""
-    return (
-        f"not counted: waiting in the queue (now: {', '.join(waits)}) and jobs that hold nodes while they wait for work"
-    )
+    queue = f", waiting in the queue (now: {', '.join(waits)}), jobs that hold nodes while they wait for work"
+    return f"not counted: selections, the start of workers{queue if waits else ''}"
 
 
 def findings_error(findings: Sequence[Finding]) -> SiteError:
