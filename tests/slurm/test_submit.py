@@ -20,7 +20,7 @@ from apps.cli.application import application
 from apps.slurm.names import job_name, job_prefix
 from pipeline.errors import StoreError
 from pipeline.event_log import read_events
-from pipeline.events import EndReason, Labelled, Resumed, Stopped
+from pipeline.events import EndReason, Labelled, Stopped
 from pipeline.lock import holder_of
 
 HERE = Path(__file__).parent
@@ -146,10 +146,10 @@ def test_a_requeued_driver_goes_on_and_a_cancelled_one_has_no_successor(
     small.wait_for_labels(2)
     job = cluster.wait_for_job(job_name(small.prefix, "driver"))
     command("scontrol", "requeue", job.id)
-    wait_until(lambda: len(small.events(Resumed)) == 2, "the second start", 120)
-    assert "SLURM starts it again" in small.output.read_text()
+    wait_until(lambda: "SLURM starts it again" in small.output.read_text(), "the end of the first start", 30)
     assert [one.id for one in cluster.squeue(job_name(small.prefix, "driver"))] == [job.id]
-    wait_until(lambda: len(small.events(Labelled)) >= 4, "more labels", 120)
+    before = len(small.events(Labelled))
+    wait_until(lambda: len(small.events(Labelled)) > before, "more labels", 120)
     cluster.scancel(job.id)
     cluster.wait_until_empty(small.prefix, 30)
     assert "nobody goes on" in small.output.read_text()
