@@ -15,7 +15,7 @@ from pipeline.errors import SiteError
 from pipeline.settings.site import SlurmSite
 from site_configs import slurm_commands
 from site_configs.slurm import address_of
-from site_configs.slurm_commands import job_number, refusal
+from site_configs.slurm_commands import SchedulerError, job_number, refusal
 from site_configs.slurm_fate import fate_of, never_starts, why_no_worker
 from site_configs.slurm_jobs import VANISHED, Job, Queue, SlurmJobs
 from site_configs.slurm_script import JobKind, clock, script
