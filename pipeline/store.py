@@ -197,7 +197,14 @@ class Store:
         return self._publish(file, self.root / "models" / f"v{version:04d}.pt")
 
     def discard_unfinished(self) -> None:
-        """Remove temporary files of writes that a killed driver did not finish; hold the lock first."""
+        """Remove what a killed driver did not finish; hold the lock first.
+
+        That is temporary files of its writes, and scratch of its walks, selections and trainings: they are made again in
+        other directories, while finished labels are found again.
+        """
+        for work in ("walk", "select", "train"):
+            for path in self.scratch.glob(f"{SCRATCH_PREFIX}{work}-*"):
+                self.clear_scratch(path.name.removeprefix(SCRATCH_PREFIX))
         for folder in (self.root, self.root / "shards", self.root / "models"):
             for path in folder.glob(".*.tmp"):
                 if re.fullmatch(r"\..+\.\d+\.tmp", path.name):

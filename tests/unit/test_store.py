@@ -106,6 +106,14 @@ def test_unfinished_writes_of_a_killed_driver_are_removed_and_nothing_else(store
     assert sorted(path.name for path in (store.root / "shards").iterdir()) == [".hidden", "labels-1.h5"]
 
 
+def test_scratch_of_tasks_that_are_made_again_goes_and_that_of_labels_stays(store):
+    for name in ("walk-r0001-0000-l00", "select-r0001-0000", "train-v0001", "label-r0000-0001"):
+        (store.scratch_of(name) / "12-34").mkdir(parents=True)
+    (store.scratch / "walk-of-mine").mkdir()
+    store.discard_unfinished()
+    assert sorted(path.name for path in store.scratch.iterdir()) == ["farwalk-label-r0000-0001", "walk-of-mine"]
+
+
 def test_the_lock_names_its_holder_and_is_free_afterwards(store):
     assert holder_of(store.lock_path) == ""
     with DriverLock(store.lock_path):
