@@ -197,7 +197,7 @@ class Driver:
         if not done:
             return
         finished: list[Finished] = []
-        failures: list[Event] = []
+        failures: list[TaskLost | TaskFailed] = []
         for future in done:
             job = self.running.pop(future)
             self.busy[job.request.work] -= 1
@@ -210,12 +210,22 @@ class Driver:
             else:
                 failures.append(self._failed(job.request, error))
         events = self.recorder.record(finished, self.state, now=time.time(), sequence=self.log.next_sequence)
-        self._tell(*events, *failures)
+        self._tell(*events, *self._new(failures))
         for one in finished:
             if one.result is not None:
                 self._notice(Notice(text=remark.text, remedy=remark.remedy) for remark in one.result.remarks)
                 if one.result.status is not Status.FAILED:
                     self.store.clear_scratch(one.job.request.name)
+
+    def _new(self, failures: Sequence[TaskLost | TaskFailed]) -> list[Event]:
+        """Failures without those for a reason the campaign failed for already: an executor that ends fails all its tasks."""
+        known = {self.state.failure.reason} if self.state.failure is not None else set()
+        new: list[Event] = []
+        for failure in failures:
+            if isinstance(failure, TaskLost) or failure.reason not in known:
+                new.append(failure)
+                known.add(failure.reason)
+        return new
 
     def _failed(self, request: Request, error: BaseException) -> TaskLost | TaskFailed:
         """A task whose worker raised: it was lost, has a bug, or the machine does not work."""
@@ -231,8 +241,10 @@ class Driver:
             )
         logger.error("%s raised", name, exc_info=error)
         self.bug = self.bug or error
-        reason = str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
-        return TaskFailed(time=now, work=request.work, round=request.round, task=name, reason=reason)
+        reason, remedy = f"{type(error).__name__}: {error}", ""
+        if isinstance(error, PipelineError):
+            reason, remedy = error.message, error.remedy
+        return TaskFailed(time=now, work=request.work, round=request.round, task=name, reason=reason, remedy=remedy)
 
     def _notice(self, notices: Iterable[Notice]) -> None:
         """Record what happened to the machine, the same only once in a while."""
@@ -254,8 +266,11 @@ class Driver:
         self._notice(self.steps.notices())
         self._tell(Stopped(time=time.time(), reason=end.reason, message=end.message))
         if end.reason is EndReason.TASK_FAILED:
+            assert self.state.failure is not None
+            remedy = self.state.failure.remedy.strip() or "Mend the cause."
             raise TaskError(
-                f"the campaign stopped: {end.message}.", "Mend the cause, then run it again: it goes on from there."
+                f"the campaign stopped: {end.message.rstrip('.')}.",
+                f"{remedy} Then run it again: it goes on from there.",
             ) from self.bug
         if end.reason is EndReason.LABELS_FAILED:
             raise TaskError(

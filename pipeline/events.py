@@ -201,7 +201,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFailed:
-    """A walk, selection or training failed: the campaign cannot go on."""
+    """A walk, selection or training failed: the campaign cannot go on. ``remedy``: what to do, where that is known."""
 
     kind: Literal["task_failed"] = "task_failed"
     time: float
@@ -209,6 +209,7 @@ class TaskFailed:
     round: int
     task: str
     reason: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
