@@ -171,13 +171,13 @@ def test_a_leg_keeps_to_its_time_and_to_that_of_its_job(task, tmp_path):
     endless = replace(task, steps=10**6, seconds=1.0, output=str(tmp_path / "a"))
     started = time.monotonic()
     result = run_walk(endless)
-    assert 0.5 < time.monotonic() - started < 3.0
+    assert 0.5 < time.monotonic() - started < 5.0
     assert result.steps > 20
     assert result.steps_left == 10**6 - result.steps
-    ending = Node(ends=time.time() + 2.0)
+    ending = Node(ends=time.time() + 5.0)
     started = time.monotonic()
     run_walk(replace(endless, seconds=600.0, output=str(tmp_path / "b")), ending)
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 5.0
 
 
 def test_a_walk_that_cannot_be_written_or_read_fails_and_says_where(task, tmp_path):
