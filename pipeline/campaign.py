@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ class Campaign:
         on_event: Callable[[Event], None] = lambda event: None,
         stop_requested: Callable[[], bool] = lambda: False,
         leave_requested: Callable[[], bool] = lambda: False,
+        lock: DriverLock | None = None,
     ) -> Outcome:
         """Run until the campaign ends or a stop is asked for.
 
@@ -86,12 +88,13 @@ class Campaign:
             stop_requested: asked about twice a second; once true, no new tasks are handed out, and those in flight are
                 waited for.
             leave_requested: asked as often; once true, they are not waited for any longer, but asked for again on the next run.
+            lock: of this campaign, where the caller holds it already (to prepare the machine).
 
         Raises:
             StoreError: another driver runs this campaign, or its directory is damaged or full.
             TaskError: a task failed and the campaign cannot go on; recorded, and tried anew on the next run.
         """
-        with DriverLock(self.store.lock_path):
+        with nullcontext() if lock is not None else DriverLock(self.store.lock_path):
             self.store.discard_unfinished()
             log, state = self.store.open_log()
             try:

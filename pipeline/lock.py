@@ -45,7 +45,7 @@ class DriverLock:
             os.close(self._descriptor)
             raise StoreError(
                 f"{self._path.parent}: another driver runs this campaign ({holder}).",
-                "Stop it first, or watch it instead.",
+                f"Watch it with `farwalk status {self._path.parent}`, or stop it with `farwalk stop {self._path.parent}`.",
             )
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"host {socket.gethostname()} pid {os.getpid()}\n".encode(), 0)

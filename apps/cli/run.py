@@ -20,10 +20,10 @@ from apps.slurm.script import SCRIPT
 from apps.slurm.workers import no_jobs_left
 from apps.steps import open_steps
 from pipeline.campaign import Campaign, Outcome
-from pipeline.errors import SettingsError, StoreError
+from pipeline.errors import SettingsError
 from pipeline.events import EndReason, Event
 from pipeline.intake import Intake, open_campaign
-from pipeline.lock import holder_of
+from pipeline.lock import DriverLock
 from pipeline.settings.site import Site, SlurmSite
 
 
@@ -75,17 +75,14 @@ def run_campaign(intake: Intake, place: Path, *, quiet: bool, job: DriverJob | N
         Crash: a bug.
     """
     check_writable(place)
-    if holder := holder_of(place / "lock"):
-        raise StoreError(
-            f"{place}: another driver runs this campaign ({holder}).", f"Watch it with `farwalk status {place}`."
-        )
     campaign = Campaign.create_or_open(intake.settings, intake.frames, place)
     site, prefix = intake.settings.site, job_prefix(place)
     with (
+        DriverLock(campaign.store.lock_path) as lock,  # before anything that another driver could feel
         logging_to(place / LOG),
         Display(campaign.store, quiet=quiet) as display,
         StopRequests(display.note, place / STOP, job) as stop,
-        no_jobs_left(site, prefix, job.id if job else ""),
+        no_jobs_left(site, prefix, job.id if job else "", campaign.store.lock_path),
         open_steps(site, campaign.store.runinfo, prefix=prefix) as steps,
     ):
 
@@ -95,7 +92,11 @@ def run_campaign(intake: Intake, place: Path, *, quiet: bool, job: DriverJob | N
                 job.take_note(event)
 
         return campaign.run(
-            steps, on_event=on_event, stop_requested=stop.stop_requested, leave_requested=stop.leave_requested
+            steps,
+            on_event=on_event,
+            stop_requested=stop.stop_requested,
+            leave_requested=stop.leave_requested,
+            lock=lock,
         )
 
 

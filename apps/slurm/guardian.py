@@ -5,10 +5,12 @@ Its standard input is a pipe that the driver holds open; whatever kills the driv
 kill -9 of the driver the guardian has cancelled before SLURM clears the rest of the job away.
 """
 
+import fcntl
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 WELL = b"q"
 """What a driver writes that ended well: there is nothing to cancel any more."""
@@ -32,7 +34,21 @@ def cancel(names: list[str]) -> bool:
     return not any(codes)
 
 
-def main(names: list[str]) -> None:
+def has_driver(lock: str) -> bool:
+    """Whether a new driver holds the campaign's lock already: it has cleared up itself, and the jobs are its own."""
+    if not lock:
+        return False
+    try:
+        with Path(lock).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it is gone, or its file system has no locks
+        return False
+    return False
+
+
+def main(lock: str, names: list[str]) -> None:
     """Wait for the driver's end, then clear up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # scancel of a driver's job signals every process in it
@@ -41,9 +57,9 @@ def main(names: list[str]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     for pause in AGAIN_S:
         time.sleep(pause)
-        while not cancel(names) and time.monotonic() < deadline:
+        while not has_driver(lock) and not cancel(names) and time.monotonic() < deadline:
             time.sleep(PAUSE_S)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

@@ -21,13 +21,14 @@ GUARDIAN_S = 5.0
 
 
 @contextmanager
-def no_jobs_left(site: Site, prefix: str, own_job: str = "") -> Iterator[None]:
+def no_jobs_left(site: Site, prefix: str, own_job: str = "", lock: Path | None = None) -> Iterator[None]:
     """While the block runs, jobs of this campaign's name belong to this driver; none is left afterwards.
 
     Args:
         site: nothing happens where it is not SLURM.
         prefix: of the names of the campaign's jobs.
         own_job: number of the job that this driver is, if it is one.
+        lock: held by this driver; whoever holds it after its death is another driver, whose jobs these then are.
 
     Raises:
         SiteError: another driver's job is in the queue, or SLURM does not answer (on entering).
@@ -38,7 +39,7 @@ def no_jobs_left(site: Site, prefix: str, own_job: str = "") -> Iterator[None]:
     refuse_other_driver(prefix, own_job)
     names = worker_names(prefix)
     cancel_named(names)
-    process = _start_guardian(names)
+    process = _start_guardian(names, lock)
     try:
         yield
     finally:
@@ -60,9 +61,9 @@ def refuse_other_driver(prefix: str, own_job: str = "") -> None:
             )
 
 
-def _start_guardian(names: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start_guardian(names: Sequence[str], lock: Path | None) -> subprocess.Popen[bytes]:
     # -I and -S: nothing but the standard library, whatever the environment says
-    command = [sys.executable, "-I", "-S", str(Path(guardian.__file__)), *names]
+    command = [sys.executable, "-I", "-S", str(Path(guardian.__file__)), str(lock or ""), *names]
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
