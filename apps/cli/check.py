@@ -29,6 +29,7 @@ from apps.steps import open_steps
 from pipeline.errors import PipelineError, SiteError
 from pipeline.estimate import Costs, Estimate, estimate
 from pipeline.intake import Intake, open_campaign
+from pipeline.settings.site import SlurmSite
 from pipeline.steps import Notice, Steps
 from pipeline.trial import Trial
 
@@ -90,7 +91,8 @@ def check(
         *([] if site is None else ["--site", site]),
         *(part for text in overrides or () for part in ("--set", text)),
     ]
-    OUT.print(f"all right; next: {shlex.join(['farwalk', 'run', str(campaign), *options])}", markup=False)
+    verb = "submit" if isinstance(intake.settings.site, SlurmSite) else "run"
+    OUT.print(f"all right; next: {shlex.join(['farwalk', verb, str(campaign), *options])}", markup=False)
 
 
 def _try_site(intake: Intake, own: Path, found: Found, *, quiet: bool) -> None:

@@ -42,7 +42,7 @@ def stop(
         OUT.print(f"asked the driver to stop ({holder}): it {what}", markup=False)
     elif not idle:
         OUT.print("no driver runs this campaign")
-    if wait:
+    if wait and (holder or idle):
         _wait(store, on_slurm)
     if not holder_of(store.lock_path):
         (store.root / STOP).unlink(missing_ok=True)  # nobody is left to read it

@@ -77,7 +77,7 @@ def test_a_right_site_passes_with_the_speeds_and_an_estimate(
     for text in ("walker steps/s per task", "labels/h in", "per structure and epoch", "CPU-hours", "GPU-hours"):
         assert text in done.stdout
     assert "in the queue" in done.stdout
-    assert "all right; next: farwalk run" in done.stdout
+    assert "all right; next: farwalk submit" in done.stdout
     assert_nothing_left(place, cluster)
 
 
