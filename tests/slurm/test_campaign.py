@@ -38,9 +38,7 @@ def assert_nothing_is_left(cluster, campaign) -> None:
 
 def test_walkers_hop_over_both_nodes_and_the_result_is_that_of_one_machine_bit_for_bit(cluster, site):
     changes = {"walkers": {"batch": 4}}  # one batch: each leg goes to any of the two workers
-    here = Campaign.of_copper(
-        cluster.shared / "hop-here", {"kind": "local_htex", "walk_slots": 2, "label_slots": 2}, changes
-    )
+    here = Campaign.of_copper(cluster.shared / "hop-here", {"kind": "local_htex"}, changes)
     here.run(180)
     site["walk_task_s"] = 0.01
     site["walk"].update(min_blocks=2)

@@ -155,79 +155,49 @@ def walked_legs(campaign: Campaign) -> list[tuple[int, int, int]]:
     return [(event["round"], event["item"], event["leg"]) for event in campaign.events("walked")]
 
 
-def test_a_walk_whose_job_is_lost_costs_one_leg(cluster, site, campaign, figures):
-    site["walk_task_s"] = 3.0
-    site["walk"].update(max_blocks=1)
-    # walkers that nothing stops: a segment takes some ten seconds
-    changes = {"walkers": {"batch": 4, "segment_steps": 6000, "stop": {"uncertainty_eV_per_A": 1e6}, "enough": 10**6}}
-    run = campaign(site, {**EASY, **changes})
-    run.start()
-    run.wait_for("walked", 2)
-    (event,) = run.events("walked")[-1:]
-    job = event["timing"]["host"].partition(" job ")[2]
-    since = time.time()
-    cluster.scancel(job)
-    notice = run.wait_for_notice(f"job {job}", since=since)
-    run.finish(240)
-    legs = walked_legs(run)
-    assert len(legs) == len(set(legs)) > 2, "no leg is made twice"
-    lost = len([e for e in run.events("noticed") if "walk-" in e["text"] and "tried again" in e["text"]])
-    assert lost <= 1
-    figures.add("walk job cancelled", notice["time"] - since, lost, notice["text"])
-    assert_survived(cluster, run)
-
-
-def test_a_label_longer_than_its_job_is_told_with_the_key_to_raise(cluster, site, campaign, figures):
+def test_a_label_longer_than_its_job_is_told_and_a_walk_whose_job_is_lost_costs_one_leg(
+    cluster, site, campaign, figures
+):
     site["label"].update(walltime="00:01:00", cores_per_node=1)
-    run = campaign(site)
+    site["walk"].update(max_blocks=1)
+    site["walk_task_s"] = 2.0
+    # walkers that nothing stops: a segment takes some legs
+    changes = {"walkers": {"batch": 4, "segment_steps": 4000, "stop": {"uncertainty_eV_per_A": 1e6}, "enough": 10**6}}
+    run = campaign(site, {**EASY, **changes})
     run.slow_down(600)
     run.start()
     job = cluster.wait_for_job(f"{run.prefix}-label")
-    since = time.time() + 60
+    ends = time.time() + 60
     fault = Fault("wall time reached", run, tuple(wait_until(run.at_work, "a calculation", 60)))
-    notice = run.wait_for_notice(f"job {job.id}", "wall time", since=since - 60, timeout_s=180)
+    notice = fault.told(f"job {job.id}", "wall time")
     assert "site.label.walltime" in notice["remedy"]
     run.slow_down(0)
+
+    leg = run.wait_for("walked", timeout_s=120)[-1]
+    job_id = leg["timing"]["host"].partition(" job ")[2]
+    lost = Fault("walk job cancelled", run, ())
+    cluster.scancel(job_id)
+    told = lost.told(f"job {job_id}")
     run.finish(240)
+    legs = [(event["round"], event["item"], event["leg"]) for event in run.events("walked")]
+    assert len(legs) == len(set(legs)) > 2, "no leg counts twice"
+    again = [event for event in run.events("noticed") if "walk-" in event["text"] and "tried again" in event["text"]]
+    assert len(again) <= 1
     # SLURM itself looks at limits every half a minute only
-    figures.add(fault.name, notice["time"] - since, fault.tasks_again, notice["text"])
+    figures.add(fault.name, notice["time"] - ends, fault.tasks_again, notice["text"])
+    figures.add(lost.name, told["time"] - lost.since, len(again), told["text"])
     assert_survived(cluster, run)
 
 
-def test_a_full_scratch_disk_of_a_node_is_told_and_does_no_harm(cluster, daemons, site, campaign, figures):
-    if not daemons.own_disks:
-        pytest.skip("nodes with disks of their own need root")
-    run = campaign(site)
-    nodes = ("gpu1", "gpu2")
-    run.slow_down(1)
-    run.start()
-    run.wait_for("labelled")
-    try:
-        for node in nodes:
-            fill(daemons, node)
-        run.slow_down(0)
-        notice = run.wait_for_notice("No space left", since=0)
-        began = min(event["timing"]["started"] for event in run.wait_for("walked"))
-        run.finish(240)
-    finally:
-        for node in nodes:
-            daemons.on_node(node, "rm", "-f", str(daemons.scratch / "filling"))
-    figures.add("scratch of a node full", max(0.0, notice["time"] - began), 0, notice["text"])
-    assert_survived(cluster, run)
-
-
-def fill(daemons, node: str) -> None:
-    target = str(daemons.scratch / "filling")
-    daemons.on_node(node, "sh", "-c", f"cat /dev/zero > {target} 2>/dev/null; true")
-
-
-def test_a_full_campaign_disk_stops_the_campaign_until_there_is_room(cluster, daemons, site, campaign, figures):
+def test_full_disks_stop_the_campaign_or_do_no_harm(cluster, daemons, site, campaign, figures):
     if not daemons.own_disks:
         pytest.skip("small disks need root")
     run = campaign(site, place=daemons.disk / "campaign")
     run.slow_down(1)
     run.start()
     run.wait_for("labelled", 2)
+
+    # the campaign's own disk
     filling, since, ended = daemons.disk / "filling", time.time(), run.calculations("ended")
     try:
         with suppress(OSError), filling.open("wb", buffering=0) as file:
@@ -242,11 +212,23 @@ def test_a_full_campaign_disk_stops_the_campaign_until_there_is_room(cluster, da
         filling.unlink()
     unkept = set(run.calculations("ended") - ended)  # no disk could take them
     cluster.wait_until_empty(run.prefix)
-    run.slow_down(0)
-    run.start()
-    run.finish(180)
-    again = sum(run.calculations("began").values()) - 16
+
+    # those of the walkers' nodes
+    nodes, target = ("gpu1", "gpu2"), daemons.scratch / "filling"
+    try:
+        for node in nodes:
+            daemons.on_node(node, "sh", "-c", f"rm -rf {daemons.scratch}/*; cat /dev/zero > {target} 2>/dev/null; true")
+        run.slow_down(0)
+        run.start()
+        notice = run.wait_for_notice("No space left", since=since, timeout_s=120)
+        run.finish(180)
+    finally:
+        for node in nodes:
+            daemons.on_node(node, "rm", "-f", str(target))
+    began = min(event["timing"]["started"] for event in run.events("walked"))
+    again = run.calculations("began").total() - EASY["labels"]["budget"]
     figures.add("campaign disk full", noticed, again, f"{error} {remedy}")
+    figures.add("scratch of a node full", max(0.0, notice["time"] - began), 0, notice["text"])
     assert_survived(cluster, run, unkept)
 
 
