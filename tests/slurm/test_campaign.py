@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from test_same_everywhere import dataset
 from pipeline.store import Store
 
 
-def hosts(events, site) -> set[str]:
-    """Nodes of tasks; every one must say its job."""
+def nodes_in(events) -> set[str]:
+    """Nodes that tasks ran on; each says its job too."""
     found = {event["timing"]["host"] for event in events}
     assert all(" job " in host for host in found), found
     return {host.partition(":")[0] for host in found}
@@ -36,26 +37,54 @@ def assert_nothing_is_left(cluster, campaign) -> None:
     assert not processes_with(str(campaign.directory))
 
 
-def test_walkers_hop_over_both_nodes_and_the_result_is_that_of_one_machine_bit_for_bit(cluster, site):
-    changes = {"walkers": {"batch": 4}}  # one batch: each leg goes to any of the two workers
-    here = Campaign.of_copper(cluster.shared / "hop-here", {"kind": "local_htex"}, changes)
-    here.run(180)
-    site["walk_task_s"] = 0.01
+@pytest.fixture
+def copper(cluster):
+    """Makes campaigns; their drivers end with the test."""
+    made = []
+
+    def make(name, site) -> Campaign:
+        # one batch: each leg goes to any of the workers
+        changes = {"walkers": {"batch": 4, "segment_steps": 1500, "enough": 1000}, "labels": {"budget": 24}}
+        made.append(Campaign.of_copper(cluster.shared / name, site, changes))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_walkers_hop_over_nodes_and_lose_a_job_and_the_result_is_that_of_one_machine_bit_for_bit(
+    cluster, site, copper, figures
+):
+    here = copper("hop-here", {"kind": "local_htex"})
+    here.start()
+    site["walk_task_s"] = 0.5
     site["walk"].update(min_blocks=2)
-    there = Campaign.of_copper(cluster.shared / "hop-there", site, changes)
-    try:
-        there.run(240)
-    finally:
-        there.close()
+    there = copper("hop-there", site)
+    there.start()
+    first, *_ = there.wait_for("walked")
+    job = first["timing"]["host"].partition(" job ")[2]
+    since = time.time()
+    cluster.scancel(job)
+    notice = there.wait_for_notice(f"job {job}", since=since)
+    there.finish(240)
+    here.finish(180)
+
     there.assert_complete()
     assert dataset(there.place) == dataset(here.place)
-    walked = there.events("walked")
+    walked, labelled, trained = (there.events(kind) for kind in ("walked", "labelled", "trained"))
     assert len(walked) > len(here.events("walked")), "walks were cut into legs"
+    legs = [(event["round"], event["leg"]) for event in walked]
+    assert len(set(legs)) == len(legs), "no leg counts twice"
+    again = [event for event in there.events("noticed") if event["text"].startswith("walk-r")]
+    assert len(again) <= 1, "a lost job costs one leg"
+    figures.add("walk job cancelled", notice["time"] - since, len(again), notice["text"])
+
     walk_nodes, label_nodes = nodes_of(site["walk"]["partition"]), nodes_of(site["label"]["partition"])
     if len(walk_nodes) == 2:
-        assert hosts(walked, site) == walk_nodes
-    assert hosts(walked, site) | hosts(there.events("trained"), site) <= walk_nodes
-    assert hosts(there.events("labelled"), site) <= label_nodes
+        assert nodes_in(walked) == walk_nodes
+    assert nodes_in(walked + trained) <= walk_nodes
+    assert nodes_in(labelled) <= label_nodes
     assert_nothing_is_left(cluster, there)
 
 
@@ -92,8 +121,8 @@ def test_the_template_runs_to_its_budget_over_two_partitions(cluster, site, alan
     labelled, walked, trained = (alanine.events(kind) for kind in ("labelled", "walked", "trained"))
     assert sorted(event["number"] for event in labelled) == list(range(48))
     assert len(trained) >= 3, "several rounds"
-    assert hosts(walked, site) | hosts(trained, site) <= nodes_of(site["walk"]["partition"])
-    assert hosts(labelled, site) <= nodes_of(site["label"]["partition"])
+    assert nodes_in(walked + trained) <= nodes_of(site["walk"]["partition"])
+    assert nodes_in(labelled) <= nodes_of(site["label"]["partition"])
     store = Store(alanine.place)
     rows = list(store.labels(store.state()))
     assert len({row.frame.identity for row in rows}) == len(rows) == 48

@@ -7,9 +7,9 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ EASY = {"walkers": {"batch": 4}, "labels": {"initial": 8, "budget": 16}}
 
 @pytest.fixture
 def campaign(cluster, request):
-    """Makes the test's campaign; its driver ends with the test, and what it left is looked for."""
+    """Makes campaigns; their drivers end with the test."""
     made = []
 
     def make(site, changes=EASY, place=None) -> Campaign:
-        made.append(Campaign.of_copper(cluster.shared / request.node.name[:40], site, changes, place))
-        return made[0]
+        directory = cluster.shared / f"{request.node.name[:30]}-{len(made)}"
+        made.append(Campaign.of_copper(directory, site, changes, place))
+        return made[-1]
 
     yield make
     for one in made:
@@ -70,19 +71,21 @@ class Fault:
 
     Attributes:
         name: for the table.
+        hit: calculations that it may have cost.
         since: when.
         begun: calculations that had begun by then.
-        hit: calculations that it may have cost.
     """
 
     name: str
     run: Campaign
     hit: tuple[str, ...]
-    since: float = field(default_factory=time.time)
-    begun: Counter[str] = field(init=False)
+    since: float
+    begun: Counter[str]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "begun", self.run.calculations("began"))
+    @classmethod
+    def of(cls, run: Campaign, name: str, hit: Iterable[str]) -> "Fault":
+        """One that is done now."""
+        return cls(name, run, tuple(hit), time.time(), run.calculations("began"))
 
     @property
     def tasks_again(self) -> int:
@@ -95,39 +98,39 @@ class Fault:
         return self.run.wait_for_notice(*words, since=self.since)
 
 
-def test_labels_outlive_their_workers_jobs_nodes_the_scheduler_and_the_driver(
-    cluster, daemons, site, campaign, figures
-):
-    run = campaign(one_worker_per_job(site, jobs=2), {**EASY, "labels": {"initial": 44, "budget": 52}})
-    run.slow_down(8)
-    run.start()
-    told = []
-
-    # a worker dies, and the other job is cancelled
+def lose_a_worker_and_a_job(cluster, run: Campaign) -> list[tuple[Fault, dict[str, Any]]]:
+    """A worker dies, and the other job is cancelled."""
     (one, _, _, pid), (other, _, job, _) = both_at_work(run)
-    killed, cancelled = Fault("worker killed (kill -9)", run, (one,)), Fault("job cancelled (scancel)", run, (other,))
+    killed, cancelled = (
+        Fault.of(run, "worker killed (kill -9)", [one]),
+        Fault.of(run, "job cancelled (scancel)", [other]),
+    )
     os.kill(pid, signal.SIGKILL)
     cluster.scancel(job)
-    told += [(killed, killed.told("died")), (cancelled, cancelled.told(f"job {job}"))]
+    return [(killed, killed.told("died")), (cancelled, cancelled.told(f"job {job}"))]
 
-    # one node loses its power, an administrator takes the other one out
+
+def lose_two_nodes(daemons, run: Campaign) -> list[tuple[Fault, dict[str, Any]]]:
+    """One loses its power, an administrator takes the other one out; both come back."""
     (one, node, job, _), (other, second, other_job, _) = both_at_work(run)
-    dead, down = Fault("node dead (no slurmd)", run, (one,)), Fault("node down (scontrol)", run, (other,))
+    dead, down = Fault.of(run, "node dead (no slurmd)", [one]), Fault.of(run, "node down (scontrol)", [other])
     daemons.kill_slurmd(node)
     daemons.set_down(second)
-    told += [(down, down.told(f"job {other_job}")), (dead, dead.told(f"job {job}"))]
+    told = [(down, down.told(f"job {other_job}")), (dead, dead.told(f"job {job}"))]
     daemons.start_slurmd(node)
     daemons.resume(second)
+    return told
 
-    # the scheduler starts anew, and then stays away for half a minute
-    working = tuple(digest for digest, *_ in both_at_work(run))
-    anew = Fault("slurmctld restarted", run, working)
+
+def lose_the_scheduler(daemons, run: Campaign, figures) -> None:
+    """It starts anew, and then stays away for half a minute."""
+    anew = Fault.of(run, "slurmctld restarted", [digest for digest, *_ in both_at_work(run)])
     daemons.kill_slurmctld()
     daemons.start_slurmctld()
     time.sleep(6)
     quiet = not any(event["time"] > anew.since for event in run.events("noticed"))
     figures.add(anew.name, None, anew.tasks_again, "nothing to tell" if quiet else "told")
-    away = Fault("slurmctld away for 30 s", run, tuple(digest for digest, *_ in both_at_work(run)))
+    away = Fault.of(run, "slurmctld away for 30 s", [digest for digest, *_ in both_at_work(run)])
     daemons.kill_slurmctld()
     notice = away.told("does not answer")
     time.sleep(max(0.0, away.since + 30 - time.time()))
@@ -135,9 +138,11 @@ def test_labels_outlive_their_workers_jobs_nodes_the_scheduler_and_the_driver(
     away.told("answers again")
     figures.add(away.name, notice["time"] - away.since, away.tasks_again, notice["text"])
 
-    # the driver dies
+
+def lose_the_driver(cluster, run: Campaign, figures) -> None:
+    """It dies without a word, and is started again; labels take no time from then on."""
     labelled = len(run.events("labelled"))
-    driver = Fault("driver killed (kill -9)", run, tuple(digest for digest, *_ in both_at_work(run)))
+    driver = Fault.of(run, "driver killed (kill -9)", [digest for digest, *_ in both_at_work(run)])
     run.kill()
     cluster.wait_until_empty(run.prefix, timeout_s=20)
     gone = time.time() - driver.since
@@ -146,46 +151,42 @@ def test_labels_outlive_their_workers_jobs_nodes_the_scheduler_and_the_driver(
     run.finish(240)
     assert len(run.events("labelled")) >= labelled
     figures.add(driver.name, gone, driver.tasks_again, "no job is left; the next run goes on")
-    for fault, notice in told:
-        figures.add(fault.name, notice["time"] - fault.since, fault.tasks_again, notice["text"])
-    assert_survived(cluster, run)
 
 
-def walked_legs(campaign: Campaign) -> list[tuple[int, int, int]]:
-    return [(event["round"], event["item"], event["leg"]) for event in campaign.events("walked")]
-
-
-def test_a_label_longer_than_its_job_is_told_and_a_walk_whose_job_is_lost_costs_one_leg(
-    cluster, site, campaign, figures
-):
-    site["label"].update(walltime="00:01:00", cores_per_node=1)
-    site["walk"].update(max_blocks=1)
-    site["walk_task_s"] = 2.0
-    # walkers that nothing stops: a segment takes some legs
-    changes = {"walkers": {"batch": 4, "segment_steps": 4000, "stop": {"uncertainty_eV_per_A": 1e6}, "enough": 10**6}}
-    run = campaign(site, {**EASY, **changes})
+def reach_the_wall_time(cluster, run: Campaign) -> tuple[Fault, float]:
+    """Labels take longer than their job, which ends at the instant that is returned."""
     run.slow_down(600)
     run.start()
-    job = cluster.wait_for_job(f"{run.prefix}-label")
+    cluster.wait_for_job(f"{run.prefix}-label")
     ends = time.time() + 60
-    fault = Fault("wall time reached", run, tuple(wait_until(run.at_work, "a calculation", 60)))
-    notice = fault.told(f"job {job.id}", "wall time")
-    assert "site.label.walltime" in notice["remedy"]
-    run.slow_down(0)
+    return Fault.of(run, "wall time reached", wait_until(run.at_work, "a calculation", 60)), ends
 
-    leg = run.wait_for("walked", timeout_s=120)[-1]
-    job_id = leg["timing"]["host"].partition(" job ")[2]
-    lost = Fault("walk job cancelled", run, ())
-    cluster.scancel(job_id)
-    told = lost.told(f"job {job_id}")
-    run.finish(240)
-    legs = [(event["round"], event["item"], event["leg"]) for event in run.events("walked")]
-    assert len(legs) == len(set(legs)) > 2, "no leg counts twice"
-    again = [event for event in run.events("noticed") if "walk-" in event["text"] and "tried again" in event["text"]]
-    assert len(again) <= 1
-    # SLURM itself looks at limits every half a minute only
-    figures.add(fault.name, notice["time"] - ends, fault.tasks_again, notice["text"])
-    figures.add(lost.name, told["time"] - lost.since, len(again), told["text"])
+
+def test_campaigns_outlive_their_workers_jobs_nodes_the_scheduler_and_the_driver(
+    cluster, daemons, site, campaign, figures
+):
+    # two at a time, which must not touch each other: the labels of this one are too long for their jobs
+    short = {"partition": site["walk"]["partition"], "walltime": "00:01:00", "cores_per_node": 1}
+    long = campaign({**site, "label": {**site["label"], **short}})
+    fault, ends = reach_the_wall_time(cluster, long)
+
+    run = campaign(one_worker_per_job(site, jobs=2), {**EASY, "labels": {"initial": 44, "budget": 52}})
+    run.slow_down(8)
+    run.start()
+    told = lose_a_worker_and_a_job(cluster, run) + lose_two_nodes(daemons, run)
+
+    notice = fault.told("label job", "wall time")
+    assert "site.label.walltime" in notice["remedy"]
+    long.slow_down(0)
+    # counted from the limit itself, which SLURM looks at every half a minute only
+    told.append((Fault(fault.name, long, fault.hit, ends, fault.begun), notice))
+
+    lose_the_scheduler(daemons, run, figures)
+    lose_the_driver(cluster, run, figures)
+    long.finish(240)
+    assert_survived(cluster, long)
+    for fault, notice in told:
+        figures.add(fault.name, notice["time"] - fault.since, fault.tasks_again, notice["text"])
     assert_survived(cluster, run)
 
 
