@@ -3,6 +3,7 @@
 What a wake-up costs depends on what happened since the last one, not on how many tasks are outstanding or were ever made.
 """
 
+import functools
 import logging
 import os
 import socket
@@ -12,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
-from pipeline.errors import LostWorkerError, PipelineError, TaskError
+from pipeline.errors import DiskFullError, LostWorkerError, PipelineError, TaskError
 from pipeline.event_log import EventLog
 from pipeline.events import (
     EndReason,
@@ -46,6 +48,10 @@ MOST_TRIES = 3
 """How often a walk, selection or training is made again whose worker was lost for good."""
 QUIET_S = 600.0
 """A notice is not repeated within this time, seconds."""
+ROOM_S = 2.0
+"""How often a full disk is tried again, seconds."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ class Driver:
         told: notices and when they were last told.
         ended: when it became known that no more tasks are handed out.
         bug: the first exception of a task that has a bug.
+        stop_requested: whether a person wants it to stop.
     """
 
     store: Store
@@ -92,6 +99,7 @@ class Driver:
     told: dict[str, float] = field(default_factory=dict)
     ended: float | None = None
     bug: BaseException | None = None
+    stop_requested: Callable[[], bool] = lambda: False
     maker: TaskMaker = field(init=False)
     recorder: Recorder = field(init=False)
 
@@ -107,6 +115,7 @@ class Driver:
             StoreError: the campaign directory is damaged or full.
             TaskError: a task failed and the campaign cannot go on.
         """
+        self.stop_requested = stop_requested
         if self.log.next_sequence > 1:
             resumed = _resumed(self.settings)
             stopped = self.state.stopped
@@ -129,7 +138,7 @@ class Driver:
         """Bring everything into flight that can be; says why not, when the campaign ends."""
         decision = self._decide(self.state)
         while decision.gather and not stop:
-            self._tell(self.recorder.gather(self.state, now=time.time()))
+            self._tell(self._patiently(lambda: self.recorder.gather(self.state, now=time.time())))
             decision = self._decide(self.state)
         end = decision.end
         if stop:
@@ -160,7 +169,8 @@ class Driver:
             work = self.waiting[0].work
             if self.busy[work] >= self.steps.capacity(work):
                 return
-            job = self.maker.make(self.waiting.popleft(), self.state)
+            request = self.waiting.popleft()
+            job = self._patiently(functools.partial(self.maker.make, request, self.state))
             self.busy[work] += 1
             future = self.steps.submit(job.task)
             self.running[future] = job
@@ -209,7 +219,9 @@ class Driver:
                 finished.append(Finished(job, None, str(error)))
             else:
                 failures.append(self._failed(job.request, error))
-        events = self.recorder.record(finished, self.state, now=time.time(), sequence=self.log.next_sequence)
+        events = self._patiently(
+            lambda: self.recorder.record(finished, self.state, now=time.time(), sequence=self.log.next_sequence)
+        )
         self._tell(*events, *self._new(failures))
         for one in finished:
             if one.result is not None:
@@ -229,8 +241,10 @@ class Driver:
 
     def _failed(self, request: Request, error: BaseException) -> TaskLost | TaskFailed:
         """A task whose worker raised: it was lost, has a bug, or the machine does not work."""
+        if isinstance(error, DiskFullError):
+            self._patiently(self.store.check_room)
         name, now = request.name, time.time()
-        if isinstance(error, LostWorkerError) and self.state.lost.count(name) < MOST_TRIES:
+        if isinstance(error, LostWorkerError | DiskFullError) and self.state.lost.count(name) < MOST_TRIES:
             return TaskLost(
                 time=now,
                 work=request.work,
@@ -257,10 +271,34 @@ class Driver:
 
     def _tell(self, *events: Event) -> None:
         """Events on disk first, then in the state, then to whoever watches."""
-        self.log.append(events)
+        self._patiently(lambda: self.log.append(events))
         for event in events:
             self.state = apply(self.state, event)
             self.on_event(event)
+
+    def _patiently(self, write: Callable[[], T]) -> T:
+        """Write something, and wait while the disk takes no more: what is done must not be made again for want of space.
+
+        Raises:
+            DiskFullError: a stop is asked for meanwhile.
+        """
+        since = 0.0
+        while True:
+            try:
+                done = write()
+                break
+            except DiskFullError as error:
+                if self.stop_requested():
+                    raise
+                if not since:  # told, not recorded: there is no room for it
+                    text = f"{error.message.rstrip('.')}; waiting for space"
+                    self.on_event(Noticed(time=time.time(), text=text, remedy=error.remedy))
+                since = since or time.monotonic()
+                time.sleep(ROOM_S)
+        if since:
+            waited = time.monotonic() - since
+            self._notice([Notice(text=f"the campaign's disk was full for {waited:.0f} s; it takes files again")])
+        return done
 
     def _finish(self, end: End) -> Outcome:
         self._notice(self.steps.notices())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import StoreError
+from pipeline.errors import DiskFullError, StoreError
 from pipeline.records import FileRef
 
 FREE_SPACE = "Free space on that file system (or raise the quota), and make sure that it can be written to."
@@ -97,10 +97,16 @@ def written_into(directory: Path) -> Iterator[None]:
     """Make a directory and write files into it.
 
     Raises:
-        StoreError: one of them cannot be written.
+        StoreError: one of them cannot be written; DiskFullError where the disk takes no more.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise StoreError(f"{directory}: cannot be written: {error.strerror or error}.", FREE_SPACE) from error
+        raise not_written(directory, error) from error
+
+
+def not_written(place: Path, error: OSError) -> StoreError:
+    """What to tell a person of a file or directory that could not be written."""
+    kind = DiskFullError if error.errno in NO_ROOM else StoreError
+    return kind(f"{place}: cannot be written: {error.strerror or error}.", FREE_SPACE)

@@ -7,6 +7,7 @@ The tree, by who must act::
     ├── StructureError  a structure file cannot be used: the user mends or replaces it
     ├── SiteError       the machine is not set up as the site says: the user or the administrator
     ├── StoreError      the campaign directory cannot be used: the user moves, frees or unlocks it
+    │   └── DiskFullError   a disk takes no more: the user frees space, and what was to be written is written then
     ├── ModelError      a model file is missing, damaged or of another version
     ├── TaskError       a task was asked for something it cannot do: a bug or a bad input
     └── LostWorkerError the process or node that carried out a task died, more than once
@@ -57,6 +58,10 @@ class SiteError(PipelineError):
 
 class StoreError(PipelineError):
     """The campaign directory cannot be used."""
+
+
+class DiskFullError(StoreError):
+    """A disk takes no more: full, quota spent, or read-only."""
 
 
 class ModelError(PipelineError):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.durable import not_written
 from pipeline.errors import StoreError
 from pipeline.events import SCHEMA, Event, from_plain, to_plain
 
@@ -121,7 +122,7 @@ class EventLog:
         """Write events and wait until they are on disk.
 
         Raises:
-            StoreError: they could not be written; the log is as before.
+            StoreError: they could not be written (DiskFullError: the disk takes no more); the log is as before.
         """
         if not events:
             return
@@ -130,9 +131,7 @@ class EventLog:
             _write_all(self._descriptor, data)
         except OSError as error:  # a full disk: half a line must not stay in front of the next one
             os.ftruncate(self._descriptor, self._length)
-            raise StoreError(
-                f"{self._path}: cannot be written: {error.strerror}.", "Free disk space, then resume."
-            ) from error
+            raise not_written(self._path, error) from error
         self._sequence += len(events)
         self._length += len(data)
 

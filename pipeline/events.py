@@ -214,7 +214,7 @@ class TaskFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskLost:
-    """The worker of a walk, selection or training was lost for good; the task is made again while the rest goes on."""
+    """A task's worker was lost for good, or its disk was full; the task is made again while the rest goes on."""
 
     kind: Literal["task_lost"] = "task_lost"
     time: float

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.durable import FREE_SPACE, NO_ROOM, write_text_durably, written_into
-from pipeline.errors import PipelineError, StoreError
+from pipeline.durable import FREE_SPACE, NO_ROOM, not_written, write_text_durably, written_into
+from pipeline.errors import PipelineError
 from pipeline.records import LabelResult, LabelTask, Remark, Status, Stopwatch, Timing
 from pipeline.references import Properties, ready_reference
 
@@ -31,7 +31,7 @@ def run_label(task: LabelTask) -> LabelResult:
     that the directory does not take is handed back all the same, with a remark.
 
     Raises:
-        StoreError: the disk takes no more, so that the reference cannot run: no fault of the structure.
+        DiskFullError: the reference cannot run for want of space: no fault of the structure.
     """
     directory = Path(task.scratch)
     with written_into(directory):
@@ -146,12 +146,12 @@ def _refuse_full_disk(error: BaseException, directory: Path) -> None:
     """Raise when a reference failed because the disk takes no more: other structures would fail as well.
 
     Raises:
-        StoreError: so it was.
+        DiskFullError: so it was.
     """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in NO_ROOM:
-            raise StoreError(f"{directory}: cannot be written: {cause.strerror}.", FREE_SPACE) from error
+            raise not_written(directory, cause) from error
         cause = cause.__cause__ or cause.__context__
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.durable import written_into
-from pipeline.errors import PipelineError
+from pipeline.errors import DiskFullError, PipelineError
 from pipeline.frames import FloatArray, Frame
 from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import Model, load
@@ -36,6 +36,9 @@ def run_select(task: SelectTask, node: Node = ANYWHERE) -> SelectResult:
 
     The result depends on the task and the files it names alone. A file that is missing, damaged or cannot be written is a
     FAILED result that names it.
+
+    Raises:
+        DiskFullError: there is no space for the picks.
     """
     watch = Stopwatch()
     remarks: list[Remark] = []
@@ -46,6 +49,8 @@ def run_select(task: SelectTask, node: Node = ANYWHERE) -> SelectResult:
         picks = _picks(task, load(node.model_file(task.model.file, remarks.append), task.model.file.sha256), dropped)
         with written_into(output):
             file = write_candidates(output / "picks.h5", picks)
+    except DiskFullError:
+        raise
     except PipelineError as error:
         return SelectResult(
             task=task.task,

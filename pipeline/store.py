@@ -33,6 +33,10 @@ SCRATCH_PREFIX = "farwalk-"
 """Scratch directories have this prefix; nothing else is ever removed."""
 
 
+ROOM_B = 2_000_000
+"""Bytes that must be free before a driver that waited for space goes on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """The files of one campaign directory."""
@@ -210,9 +214,25 @@ class Store:
                 if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
                     path.unlink(missing_ok=True)
 
+    def check_room(self) -> None:
+        """Write a file as large as what a round may bring, and remove it.
+
+        Raises:
+            DiskFullError: the disk does not take it.
+        """
+        with written_into(self.root):
+            path = self.root / f".room.{os.getpid()}.tmp"
+            try:
+                path.write_bytes(bytes(ROOM_B))
+                sync_file(path)
+            finally:
+                path.unlink(missing_ok=True)
+
     def _publish(self, file: FileRef, target: Path) -> FileRef:
         with written_into(target.parent):
-            source = verify(file)
+            # a disk that was full may have stopped it after the rename
+            is_there = target.exists() and not Path(file.path).exists()
+            source = verify(replace(file, path=str(target)) if is_there else file)
             sync_file(source)
             source.replace(target)
             sync_directory(target.parent)

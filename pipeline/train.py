@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.durable import written_into
-from pipeline.errors import PipelineError
+from pipeline.errors import DiskFullError, PipelineError
 from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import Model, load, save
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
@@ -44,6 +44,8 @@ def run_train(task: TrainTask, node: Node = ANYWHERE) -> TrainResult:
     torch.set_num_threads(task.threads)
     try:
         result = _train(task, node, watch, remarks)
+    except DiskFullError:
+        raise
     except PipelineError as error:
         result = _failed(task, watch, str(error))
     return replace(result, remarks=tuple(remarks))

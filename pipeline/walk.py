@@ -9,7 +9,7 @@ import torch
 from pipeline.durable import written_into
 from pipeline.dynamics.slots import Nursery
 from pipeline.dynamics.walkers import Journey, WalkerBatch
-from pipeline.errors import PipelineError
+from pipeline.errors import DiskFullError, PipelineError
 from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import load
 from pipeline.records import FileRef, Remark, Status, Stopwatch, WalkerState, WalkResult, WalkTask
@@ -32,12 +32,17 @@ def run_walk(task: WalkTask, node: Node = ANYWHERE) -> WalkResult:
     Where the walkers go depends on the task and its files alone: not on the process, its other tasks, or the number of tasks
     before. How far they get in this leg depends on the clock, and a file that is damaged or cannot be written is a FAILED
     result that names it.
+
+    Raises:
+        DiskFullError: there is no space for what was found.
     """
     watch = Stopwatch()
     remarks: list[Remark] = []
     torch.set_num_threads(task.threads)
     try:
         leg = _walk(task, node, watch, remarks)
+    except DiskFullError:
+        raise
     except PipelineError as error:
         return _failed(task, watch, str(error), remarks)
     return WalkResult(

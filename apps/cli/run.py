@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -87,7 +88,8 @@ def run_campaign(intake: Intake, place: Path, *, quiet: bool, job: DriverJob | N
     ):
 
         def on_event(event: Event) -> None:
-            display(event)
+            with suppress(OSError):  # output into a file on a full disk
+                display(event)
             if job is not None:
                 job.take_note(event)
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -218,18 +218,14 @@ class Campaign:
     def _lines(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    def assert_complete(self, unkept: Set[str] = frozenset()) -> None:
-        """The budget is spent, every label counts once and was calculated once.
-
-        Args:
-            unkept: calculations whose results could not be written to disk.
-        """
+    def assert_complete(self) -> None:
+        """The budget is spent, every label counts once and was calculated once."""
         budget = yaml.safe_load(self.file.read_text())["labels"]["budget"]
         labelled = self.events("labelled")
         assert sorted(event["number"] for event in labelled) == list(range(budget)), self.story()
         ended = self.calculations("ended")
         assert len(ended) == budget
-        again = {digest for digest, count in ended.items() if count > 1} - unkept
+        again = {digest for digest, count in ended.items() if count > 1}
         assert not again, f"calculated again though finished: {again}"
         stopped = self.events("stopped")[-1]
         assert stopped["reason"] == "budget", stopped

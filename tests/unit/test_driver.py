@@ -12,13 +12,14 @@ from ase.build import bulk
 from fabricated import MadeUpSteps, carry_out, settings, systems
 
 from pipeline.campaign import Campaign
-from pipeline.errors import LostWorkerError, TaskError
+from pipeline.errors import DiskFullError, LostWorkerError, TaskError
 from pipeline.events import EndReason, Labelled, Noticed, Resumed, Stopped, Submitted, TaskFailed, TaskLost, Walked
 from pipeline.frames import Frame
 from pipeline.inline import InlineSteps
 from pipeline.records import LabelTask, Remark, SelectTask, TrainTask, WalkTask
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.steps import Notice
+from pipeline.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -295,3 +296,66 @@ def test_a_campaign_is_the_same_bit_for_bit_however_its_walks_are_cut(tmp_path):
     assert found[0][1] == 0
     assert found[1][1] >= 2
     assert found[0][2] == found[1][2] > 0
+
+
+class Crowded(MadeUpSteps):
+    """Some tasks find their disk full, once."""
+
+    def __init__(self, names: set[str]) -> None:
+        super().__init__()
+        self.crowded = names
+
+    def _end(self, future, task) -> None:
+        if task.task in self.crowded:
+            self.crowded.remove(task.task)
+            future.set_exception(DiskFullError("/shared: cannot be written: No space left on device.", "Free space."))
+        else:
+            super()._end(future, task)
+
+
+def fill_disk(monkeypatch, times: int, method: str) -> list[str]:
+    """The campaign's disk takes nothing for so many tries of a method of the store."""
+    real, tries = getattr(Store, method), []
+
+    def full(self, *arguments):
+        tries.append(method)
+        if len(tries) <= times:
+            raise DiskFullError("/shared: cannot be written: No space left on device.", "Free space.")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Store, method, full)
+    monkeypatch.setattr("pipeline.driver.ROOM_S", 0.01)
+    return tries
+
+
+@pytest.mark.parametrize("method", ["put_labels", "publish_shard", "publish_model"])
+def test_a_full_disk_is_waited_for_and_nothing_that_is_done_is_made_again(tmp_path, plain, monkeypatch, method):
+    told = []
+    fill_disk(monkeypatch, 3, method)
+    steps = MadeUpSteps()
+    campaign, _ = run(tmp_path / "c", steps, on_event=told.append)
+    assert dataset(campaign) == plain
+    assert len(steps.names) == len(set(steps.names)), "a task was made again"
+    waiting, again = [event for event in told if isinstance(event, Noticed)]
+    assert "waiting for space" in waiting.text
+    assert waiting.remedy == "Free space."
+    assert [event.text for event in events_of(campaign, Noticed)] == [again.text]
+
+
+def test_a_task_whose_disk_was_full_is_made_again_when_there_is_room(tmp_path, plain, monkeypatch):
+    tries = fill_disk(monkeypatch, 2, "check_room")
+    campaign, _ = run(tmp_path / "c", Crowded({"label-r0000-0002", "walk-r0001-0000-l00", "train-v0001"}))
+    assert dataset(campaign) == plain
+    assert len(tries) == 5
+    assert {event.task for event in events_of(campaign, TaskLost)} == {
+        "label-r0000-0002",
+        "walk-r0001-0000-l00",
+        "train-v0001",
+    }
+
+
+def test_a_stop_ends_the_wait_for_space(tmp_path, monkeypatch):
+    fill_disk(monkeypatch, 10**9, "put_labels")
+    asked = iter([False] * 5)
+    with pytest.raises(DiskFullError, match="No space left"):
+        run(tmp_path / "c", MadeUpSteps(), stop_requested=lambda: next(asked, True))

@@ -62,8 +62,9 @@ def test_a_model_is_published_by_rename_and_only_if_it_is_the_one_the_worker_wro
     file = store.publish_model(FileRef(path=str(scratch / "model.pt"), sha256=digest), 1)
     assert file == FileRef(path="models/v0001.pt", sha256=digest)
     assert (store.root / "models" / "v0001.pt").read_bytes() == b"weights"
+    assert store.publish_model(FileRef(path=str(scratch / "model.pt"), sha256=digest), 1) == file, "it is there already"
     with pytest.raises(StoreError, match="missing"):
-        store.publish_model(FileRef(path=str(scratch / "model.pt"), sha256=digest), 1)
+        store.publish_model(FileRef(path=str(scratch / "model.pt"), sha256=digest), 2)
 
 
 def test_shards_of_a_worker_are_published_by_rename_again_and_again(store):
