@@ -26,6 +26,7 @@ from pipeline.events import (
     Submitted,
     TaskFailed,
     TaskLost,
+    Walked,
     Work,
 )
 from pipeline.frames import Frame
@@ -222,7 +223,11 @@ class Driver:
         events = self._patiently(
             lambda: self.recorder.record(finished, self.state, now=time.time(), sequence=self.log.next_sequence)
         )
+        walked = {(event.round, event.item) for event in events if isinstance(event, Walked)}
+        superseded = [leg.walkers for leg in self.state.walkers if (leg.round, leg.item) in walked]
         self._tell(*events, *self._new(failures))
+        for file in superseded:  # walkers between two legs: a long segment would leave hundreds of them
+            self.store.discard_shard(file)
         for one in finished:
             if one.result is not None:
                 self._notice(Notice(text=remark.text, remedy=remark.remedy) for remark in one.result.remarks)

@@ -192,6 +192,10 @@ class Store:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
 
+    def discard_shard(self, file: FileRef) -> None:
+        """Remove a shard that nothing will be read from any more."""
+        (self.root / file.path).unlink(missing_ok=True)
+
     def publish_model(self, file: FileRef, version: int) -> FileRef:
         """Move a model that a worker wrote to its place; returns it as an event names it.
 

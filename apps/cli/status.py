@@ -11,8 +11,13 @@ from rich.table import Table
 
 from apps.cli.board import Board
 from apps.cli.console import OUT, duration
+from apps.cli.places import site_in_force
+from apps.slurm.client import jobs_named
+from apps.slurm.names import DRIVER, job_name, job_prefix
+from pipeline.errors import SiteError
 from pipeline.lock import holder_of
 from pipeline.monitor.tables import RoundRow, round_rows
+from pipeline.settings.site import SlurmSite
 from pipeline.store import Store
 
 RECENT_S = 3600.0
@@ -34,7 +39,7 @@ def show_status(directory: Path) -> None:
     board = Board()
     board.absorb(store.reading())
     holder = holder_of(store.lock_path)
-    OUT.print(headline(board, holder), markup=False)
+    OUT.print(headline(board, holder, "" if holder else queued_driver(store)), markup=False)
     OUT.print(board.summary(), markup=False)
     OUT.print(spent(board), markup=False)
     for when, line in board.recent_notices(time.time(), RECENT_S):
@@ -43,11 +48,30 @@ def show_status(directory: Path) -> None:
         OUT.print(rounds_table(round_rows(store)))
 
 
-def headline(board: Board, holder: str) -> str:
-    """Whether a campaign runs, stopped or was cut off, and when something happened last."""
+def queued_driver(store: Store) -> str:
+    """The driver's job that waits in SLURM's queue or is just starting; empty where there is none, or no SLURM to ask."""
+    if not isinstance(site_in_force(store), SlurmSite):
+        return ""
+    try:
+        jobs = jobs_named([job_name(job_prefix(store.root), DRIVER)])
+    except SiteError:
+        return ""
+    return next((f"{job.id} ({job.state.lower()}, {job.reason})" for job in jobs if not job.ends), "")
+
+
+def headline(board: Board, holder: str, queued: str = "") -> str:
+    """Whether a campaign runs, waits, stopped or was cut off, and when something happened last.
+
+    Args:
+        board: what happened.
+        holder: who holds the campaign's lock.
+        queued: the driver's job that has not begun.
+    """
     ago = f"last event {duration(max(time.time() - board.last_time, 0.0))} ago"
     if holder:
         return f"running ({holder}), {board.phase}; {ago}"
+    if queued:
+        return f"waiting for the driver's job {queued}; {ago}"
     if board.ended:
         return f"stopped: {board.ended}; {ago}"
     return f"not running, cut off while {board.phase}: `farwalk run` goes on; {ago}"

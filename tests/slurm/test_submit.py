@@ -172,6 +172,7 @@ def test_stop_cancels_a_driver_that_waits_in_the_queue(campaign: Callable[..., S
     small.farwalk("submit", small.file)
     assert "waits in the queue" in small.farwalk("submit", small.file, code=2)
     assert "waits in the queue" in small.farwalk("run", small.file, code=2)
+    assert "waiting for the driver's job" in small.farwalk("status", small.place)
     assert "pending" in small.farwalk("jobs", small.place)
     assert "which waited in the queue" in small.farwalk("stop", small.place)
     cluster.wait_until_empty(small.prefix, 10)

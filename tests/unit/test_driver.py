@@ -292,6 +292,10 @@ def test_a_campaign_is_the_same_bit_for_bit_however_its_walks_are_cut(tmp_path):
         legs = [event.leg for event in events_of(campaign, Walked)]
         stops = sum(sum(event.stops.values()) for event in events_of(campaign, Walked))
         found.append((dataset(campaign), max(legs), stops))
+        # between two legs walkers are of use to the next leg alone
+        kept = {path.name for path in (campaign.store.root / "shards").glob("walkers-*")}
+        last = {(event.round, event.item): Path(event.walkers.path).name for event in events_of(campaign, Walked)}
+        assert kept == set(last.values())
     assert found[0][0] == found[1][0]
     assert found[0][1] == 0
     assert found[1][1] >= 2
