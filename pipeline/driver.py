@@ -82,7 +82,7 @@ class Driver:
         told: notices and when they were last told.
         ended: when it became known that no more tasks are handed out.
         bug: the first exception of a task that has a bug.
-        stop_requested: whether a person wants it to stop.
+        leave_requested: whether what is not finished should be left behind.
     """
 
     store: Store
@@ -100,7 +100,7 @@ class Driver:
     told: dict[str, float] = field(default_factory=dict)
     ended: float | None = None
     bug: BaseException | None = None
-    stop_requested: Callable[[], bool] = lambda: False
+    leave_requested: Callable[[], bool] = lambda: False
     maker: TaskMaker = field(init=False)
     recorder: Recorder = field(init=False)
 
@@ -116,7 +116,7 @@ class Driver:
             StoreError: the campaign directory is damaged or full.
             TaskError: a task failed and the campaign cannot go on.
         """
-        self.stop_requested = stop_requested
+        self.leave_requested = leave_requested
         if self.log.next_sequence > 1:
             resumed = _resumed(self.settings)
             stopped = self.state.stopped
@@ -143,7 +143,7 @@ class Driver:
             decision = self._decide(self.state)
         end = decision.end
         if stop:
-            end = End(EndReason.INTERRUPTED, "stopped on request; run it again to go on")
+            end = End(EndReason.INTERRUPTED, "told to stop; run it again to go on")
         if end is not None:
             self.in_flight.difference_update(request.name for request in self.waiting)
             self.waiting.clear()
@@ -208,7 +208,7 @@ class Driver:
         if not done:
             return
         finished: list[Finished] = []
-        failures: list[TaskLost | TaskFailed] = []
+        errors: list[tuple[Request, BaseException]] = []
         for future in done:
             job = self.running.pop(future)
             self.busy[job.request.work] -= 1
@@ -219,15 +219,16 @@ class Driver:
             elif isinstance(error, LostWorkerError) and job.request.work is Work.LABEL:
                 finished.append(Finished(job, None, str(error)))
             else:
-                failures.append(self._failed(job.request, error))
+                errors.append((job.request, error))
         events = self._patiently(
             lambda: self.recorder.record(finished, self.state, now=time.time(), sequence=self.log.next_sequence)
         )
         walked = {(event.round, event.item) for event in events if isinstance(event, Walked)}
         superseded = [leg.walkers for leg in self.state.walkers if (leg.round, leg.item) in walked]
-        self._tell(*events, *self._new(failures))
+        self._tell(*events)
         for file in superseded:  # walkers between two legs: a long segment would leave hundreds of them
             self.store.discard_shard(file)
+        self._tell(*self._new([self._failed(request, error) for request, error in errors]))
         for one in finished:
             if one.result is not None:
                 self._notice(Notice(text=remark.text, remedy=remark.remedy) for remark in one.result.remarks)
@@ -285,7 +286,7 @@ class Driver:
         """Write something, and wait while the disk takes no more: what is done must not be made again for want of space.
 
         Raises:
-            DiskFullError: a stop is asked for meanwhile.
+            DiskFullError: nobody wants to wait for it any longer.
         """
         since = 0.0
         while True:
@@ -293,7 +294,7 @@ class Driver:
                 done = write()
                 break
             except DiskFullError as error:
-                if self.stop_requested():
+                if self.leave_requested():
                     raise
                 if not since:  # told, not recorded: there is no room for it
                     text = f"{error.message.rstrip('.')}; waiting for space"

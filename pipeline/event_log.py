@@ -10,6 +10,7 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,8 @@ class EventLog:
             after = Reading(path)
             if path.exists():
                 deque(after, maxlen=0)
-        self._sequence, self._length = after.count, after.length
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._sequence, self._length, self._is_torn = after.count, after.length, False
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         if os.fstat(self._descriptor).st_size > self._length:
             os.ftruncate(self._descriptor, self._length)
             os.fsync(self._descriptor)
@@ -128,9 +129,15 @@ class EventLog:
             return
         data = b"".join(encode(event, self._sequence + k) for k, event in enumerate(events))
         try:
+            if self._is_torn:
+                os.ftruncate(self._descriptor, self._length)
+                self._is_torn = False
             _write_all(self._descriptor, data)
         except OSError as error:  # a full disk: half a line must not stay in front of the next one
-            os.ftruncate(self._descriptor, self._length)
+            self._is_torn = True
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self._length)
+                self._is_torn = False
             raise not_written(self._path, error) from error
         self._sequence += len(events)
         self._length += len(data)

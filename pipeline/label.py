@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import socket
+import tempfile
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -38,12 +39,15 @@ def run_label(task: LabelTask) -> LabelResult:
         pass
     if (finished := read_result(task)) is not None:
         return finished
+    with written_into(directory):
+        # a program that outlived a lost worker may still write into the directory of its own try
+        working = Path(tempfile.mkdtemp(prefix="try-", dir=directory))
     watch = Stopwatch()
     try:
         labeler, digest = ready_reference(task.reference)
         # bad structures give 0/0 inside calculators: the check below says so in words
         with np.errstate(all="ignore"):
-            properties = labeler.label(task.frame, directory)
+            properties = labeler.label(task.frame, working)
     except Exception as error:  # noqa: BLE001  # the task boundary: a reference may raise anything
         _refuse_full_disk(error, directory)
         return _failed(task, watch.stop(), _reason(error), traceback.format_exc())

@@ -31,7 +31,7 @@ class DriverLock:
         self._descriptor = -1
 
     def __enter__(self) -> Self:
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             taken = _taken(self._descriptor)
         except OSError as error:

@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 ANSWER_S = 30.0
 """How long a command may take, seconds: a controller that is down makes clients wait for 10 to 20."""
@@ -14,8 +15,8 @@ class SchedulerError(Exception):
     """A command failed or did not answer; the text is what it said."""
 
 
-def call(command: Sequence[str], timeout_s: float = ANSWER_S) -> str:
-    """Standard output of a command.
+def call(command: Sequence[str], timeout_s: float = ANSWER_S, without: Sequence[str] = ()) -> str:
+    """Standard output of a command, which sees no variable of the names ``without``.
 
     Raises:
         SchedulerError: it is not there, failed, or took too long.
@@ -28,7 +29,7 @@ def call(command: Sequence[str], timeout_s: float = ANSWER_S) -> str:
             text=True,
             errors="replace",
             timeout=timeout_s,
-            env=environment(),
+            env={name: value for name, value in environment().items() if name not in without},
             check=False,
         )
     except FileNotFoundError:
@@ -39,6 +40,18 @@ def call(command: Sequence[str], timeout_s: float = ANSWER_S) -> str:
     if done.returncode:
         raise SchedulerError(_words(done.stderr) or f"{name} failed with exit code {done.returncode}")
     return done.stdout
+
+
+def sbatch(script: Path, arguments: Sequence[str] = ()) -> str:
+    """Submit a batch script; returns the number of the job.
+
+    Raises:
+        SchedulerError: it was refused.
+    """
+    # the user's own default is for scripts that name none: sbatch would let it win over the script
+    named = "#SBATCH --account=" in script.read_text(encoding="utf-8")
+    command = ["sbatch", "--parsable", str(script), *arguments]
+    return job_number(call(command, without=("SBATCH_ACCOUNT",) if named else ()))
 
 
 def job_number(answer: str) -> str:

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 300.0
 """Pauses after a refusal that passes by itself, each twice the one before."""
 FAILED_STARTS = 3
-"""Jobs in a row that end without a worker, after which the executor gives up; one is enough while none ever had a worker."""
+"""Jobs in a row that end without a worker, after which the executor gives up unless another job works; one is enough while
+none ever had a worker."""
 INTERCHANGE_S = 10.0
 """How long the interchange, a process beside the driver, may take to answer, seconds."""
 
@@ -40,7 +41,7 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
         self.jobs, self.notify = jobs, notify
         self._open: set[str] = set()
         self._connected: set[str] = set()
-        self._failed_starts = 0
+        self._failed_starts = self._early_ends = 0
         self._accepted = False
         self._pause_s = self._not_before = 0.0
         self._warned: set[tuple[str, str]] = set()
@@ -97,7 +98,7 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
         idle: dict[str, float] = {}
         for manager in self.connected_managers():
             block = manager["block_id"]
-            since = 0.0 if manager["tasks"] or not manager["active"] else manager["idle_duration"]
+            since = 0.0 if manager["tasks"] else manager["idle_duration"]
             idle[block] = min(idle.get(block, since), since)
         found = [block for block, since in idle.items() if since > longer_than_s and block in self._open]
         return sorted(found, key=lambda block: -idle[block])
@@ -115,7 +116,7 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
             self.set_bad_state_and_fail_all(error)
             return status
         if connected - self._connected:
-            self._failed_starts = 0
+            self._failed_starts = self._early_ends = 0
         self._connected |= connected
         return status
 
@@ -156,11 +157,16 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
                 self.notify(f"{_name(job, self.label)} {fate.text}; its tasks are done again elsewhere", fate.remedy)
             self._hold_block(block)  # until the heartbeat is missed, its dead workers would be sent new tasks
             return
+        self._early_ends += 1
+        if self._early_ends > 1:  # whatever ends them will end the next one too
+            pause_s = min(FIRST_PAUSE_S * 2 ** (self._early_ends - 2), LONGEST_PAUSE_S)
+            self._not_before = time.monotonic() + pause_s
         if fate.excused:
             self.notify(f"{_name(job, self.label)} {fate.text} before it had a worker; another one is asked for", "")
             return
         self._failed_starts += 1
-        if self._connected and self._failed_starts < FAILED_STARTS:
+        are_working = bool(self._connected & self._open)
+        if self._connected and (are_working or self._failed_starts < FAILED_STARTS):
             self.notify(f"{_name(job, self.label)} ended without a worker; another one is asked for", "")
             return
         self.set_bad_state_and_fail_all(why_no_worker(job, self.label, self._failed_starts))

@@ -2,17 +2,21 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from parsl.jobs.states import JobState, JobStatus
 from parsl.providers.base import ExecutionProvider
 
-from site_configs.slurm_commands import SchedulerError, call, job_number
+from site_configs.slurm_commands import SchedulerError, call, sbatch
 from site_configs.slurm_script import JobKind, script
 
 POLL_S = 5
 """How often the queue is looked at, seconds: what a lost job costs before it is replaced."""
+
+UNLISTED_S = 120.0
+"""How long a job that was submitted may be missing in the queue before it is given up, seconds: queues answer from caches."""
 
 VANISHED = "gone from the queue"
 """State of a job that the queue no longer lists and whose end nobody saw."""
@@ -50,6 +54,7 @@ class Job:
         reason: why it waits.
         ours: cancelled by this driver.
         missed_at: when the queue was last asked and did not list it, monotonic clock; 0: it did.
+        was_listed: the queue has listed it.
     """
 
     id: str
@@ -60,6 +65,7 @@ class Job:
     reason: str = ""
     ours: bool = False
     missed_at: float = 0.0
+    was_listed: bool = False
 
     @property
     def status(self) -> JobStatus:
@@ -151,7 +157,7 @@ class SlurmJobs(ExecutionProvider):  # type: ignore[misc]  # Parsl's classes hav
         except OSError as error:
             raise SchedulerError(f"{path}: {error.strerror}") from None
         try:
-            number = job_number(call(["sbatch", "--parsable", str(path)]))
+            number = sbatch(path)
         except SchedulerError:
             self._lost_answer = True  # it may have been accepted all the same
             raise
@@ -172,11 +178,14 @@ class SlurmJobs(ExecutionProvider):  # type: ignore[misc]  # Parsl's classes hav
                 continue
             if job.id in queue:
                 job.state, node, job.reason = queue[job.id]
-                job.node, job.missed_at = node or job.node, 0.0
+                job.node, job.missed_at, job.was_listed = node or job.node, 0.0, True
             elif job.submitted < asked and asked > job.missed_at:
-                # twice: a queue that answers from a cache may not list a young job yet
-                job.state = VANISHED if job.missed_at else job.state
+                is_gone = job.missed_at > 0 if job.was_listed else asked - job.submitted > UNLISTED_S
                 job.missed_at = asked
+                if is_gone:
+                    job.state = VANISHED
+                    with suppress(SchedulerError):  # should it be there all the same, it has been replaced
+                        call(["scancel", "--quiet", job.id])
         if self._lost_answer:
             self._lost_answer = False
             self._cancel_unknown()

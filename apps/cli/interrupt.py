@@ -6,6 +6,7 @@ Ctrl-C once: finish and record what is in flight, then stop. Twice: stop now.
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -78,7 +79,9 @@ class StopRequests:
     def _look(self) -> None:
         if self._job is not None and self._handled < self._signals:
             self._handled = self._signals
-            self._tell(self._job.told_to_stop())
+            said = self._job.told_to_stop()
+            with suppress(OSError):  # output into a file on a full disk
+                self._tell(said)
         if time.monotonic() - self._looked < LOOK_S:
             return
         self._looked = time.monotonic()

@@ -8,12 +8,11 @@ import typer
 from rich.table import Table
 
 from apps.cli.console import OUT, duration
-from apps.cli.places import site_in_force
+from apps.cli.places import may_have_jobs, site_in_force
 from apps.slurm.client import Job, cancel_named, jobs_named
 from apps.slurm.names import DRIVER, job_name, job_prefix, worker_names
 from pipeline.errors import SettingsError, StoreError
 from pipeline.lock import holder_of
-from pipeline.settings.site import SlurmSite
 from pipeline.store import Store
 
 
@@ -23,9 +22,9 @@ def jobs(
 ) -> None:
     """Show a campaign's SLURM jobs."""
     store = Store.open(directory)
-    site = site_in_force(store)
-    if not isinstance(site, SlurmSite):
-        raise SettingsError(f"{directory}: runs on {site.kind}, which has no jobs.", "Use `farwalk status`.")
+    if not may_have_jobs(store):
+        kind = site_in_force(store).kind
+        raise SettingsError(f"{directory}: runs on {kind}, which has no jobs.", "Use `farwalk status`.")
     prefix = job_prefix(store.root)
     workers = worker_names(prefix)
     found = jobs_named([job_name(prefix, DRIVER), *workers])

@@ -4,11 +4,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from apps.slurm.script import SCRIPT
 from pipeline.errors import StoreError
 from pipeline.events import Created, Resumed
 from pipeline.intake import Intake
 from pipeline.settings import CampaignSettings
-from pipeline.settings.site import Site
+from pipeline.settings.site import Site, SlurmSite
 from pipeline.store import Store
 
 LOG = "farwalk.log"
@@ -40,6 +41,11 @@ def check_writable(directory: Path) -> int:
         raise StoreError(
             f"{directory}: cannot be written: {nearest}: {error.strerror}.", "Choose another directory with --dir."
         ) from None
+
+
+def may_have_jobs(store: Store) -> bool:
+    """Whether a campaign's drivers may be in SLURM's queue: its site has one, or a driver was submitted."""
+    return (store.root / SCRIPT).is_file() or isinstance(site_in_force(store), SlurmSite)
 
 
 def site_in_force(store: Store) -> Site:

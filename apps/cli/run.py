@@ -21,7 +21,7 @@ from apps.slurm.script import SCRIPT
 from apps.slurm.workers import no_jobs_left
 from apps.steps import open_steps
 from pipeline.campaign import Campaign, Outcome
-from pipeline.errors import SettingsError
+from pipeline.errors import DiskFullError, SettingsError
 from pipeline.events import EndReason, Event
 from pipeline.intake import Intake, open_campaign
 from pipeline.lock import DriverLock
@@ -44,8 +44,7 @@ def run(
     job = None if as_job is None else driver_job(intake.settings.site, place, fruitless=as_job)
     outcome = run_campaign(intake, place, quiet=quiet, job=job)
     if job is not None and job.signalled and outcome.reason is EndReason.INTERRUPTED:
-        OUT.print(job.hand_over(place / STOP), markup=False)
-        return
+        return  # whoever goes on is named already
     options = [*(["--site", site] if site else []), *(word for text in overrides or () for word in ("--set", text))]
     tell_outcome(outcome, place, campaign, options, verb="run" if job is None else "submit")
 
@@ -93,13 +92,25 @@ def run_campaign(intake: Intake, place: Path, *, quiet: bool, job: DriverJob | N
             if job is not None:
                 job.take_note(event)
 
-        return campaign.run(
-            steps,
-            on_event=on_event,
-            stop_requested=stop.stop_requested,
-            leave_requested=stop.leave_requested,
-            lock=lock,
-        )
+        is_unfinished = False
+        try:
+            outcome = campaign.run(
+                steps,
+                on_event=on_event,
+                stop_requested=stop.stop_requested,
+                leave_requested=stop.leave_requested,
+                lock=lock,
+            )
+            is_unfinished = outcome.reason is EndReason.INTERRUPTED
+        except DiskFullError:  # the next driver waits for space as this one did
+            is_unfinished = True
+            raise
+        finally:
+            if is_unfinished and job is not None and job.signalled:
+                following = job.hand_over(place / STOP)
+                with suppress(OSError):
+                    OUT.print(following, markup=False)
+        return outcome
 
 
 def tell_outcome(outcome: Outcome, place: Path, campaign: Path, options: Sequence[str], *, verb: str = "run") -> None:

@@ -11,13 +11,12 @@ from rich.table import Table
 
 from apps.cli.board import Board
 from apps.cli.console import OUT, duration
-from apps.cli.places import site_in_force
+from apps.cli.places import may_have_jobs
 from apps.slurm.client import jobs_named
 from apps.slurm.names import DRIVER, job_name, job_prefix
 from pipeline.errors import SiteError
 from pipeline.lock import holder_of
 from pipeline.monitor.tables import RoundRow, round_rows
-from pipeline.settings.site import SlurmSite
 from pipeline.store import Store
 
 RECENT_S = 3600.0
@@ -50,7 +49,7 @@ def show_status(directory: Path) -> None:
 
 def queued_driver(store: Store) -> str:
     """The driver's job that waits in SLURM's queue or is just starting; empty where there is none, or no SLURM to ask."""
-    if not isinstance(site_in_force(store), SlurmSite):
+    if not may_have_jobs(store):
         return ""
     try:
         jobs = jobs_named([job_name(job_prefix(store.root), DRIVER)])

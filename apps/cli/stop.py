@@ -9,12 +9,11 @@ import typer
 
 from apps.cli.console import OUT
 from apps.cli.interrupt import NOW, SOFT
-from apps.cli.places import STOP, site_in_force
+from apps.cli.places import STOP, may_have_jobs
 from apps.slurm.client import Job, cancel_jobs, jobs_named
 from apps.slurm.names import DRIVER, job_name, job_prefix
 from pipeline.durable import write_text_durably
 from pipeline.lock import holder_of
-from pipeline.settings.site import SlurmSite
 from pipeline.store import Store
 
 POLL_S = 1.0
@@ -28,7 +27,7 @@ def stop(
 ) -> None:
     """Stop a campaign: no new tasks, wait for those in flight, no further driver."""
     store = Store.open(directory)
-    on_slurm = isinstance(site_in_force(store), SlurmSite)
+    on_slurm = may_have_jobs(store)
     # first the file: a driver that is just handing over sees it, and submits no successor
     write_text_durably(store.root / STOP, f"{NOW if now else SOFT}\n")
     idle = cancel_idle(store) if on_slurm else ()

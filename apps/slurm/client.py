@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import SiteError
-from site_configs.slurm_commands import SchedulerError, call, job_number, refusal
+from site_configs.slurm_commands import SchedulerError, call, refusal, sbatch
+
+
+class SilenceError(SiteError):
+    """SLURM did not answer: it may do so later."""
+
 
 FIELDS = "%i|%j|%T|%N|%M|%L|%r"
 """Number, name, state, nodes, elapsed, left, reason; the last may hold anything."""
@@ -108,7 +113,7 @@ def submit_job(script: Path, arguments: Sequence[str] = ()) -> str:
         SiteError: refused, or SLURM does not answer.
     """
     try:
-        return job_number(call(["sbatch", "--parsable", str(script), *arguments]))
+        return sbatch(script, arguments)
     except SchedulerError as error:
         refused = refusal(str(error), "driver", trusted=False)
         remedy = refused.remedy or "This passes by itself: try again later."
@@ -140,7 +145,7 @@ def _ask(command: Sequence[str]) -> str:
         return call(command)
     except SchedulerError as error:
         remedy = "Do this where SLURM's commands work (a login node), and when its controller answers."
-        raise SiteError(f"SLURM did not answer: {error}.", remedy) from None
+        raise SilenceError(f"SLURM did not answer: {error}.", remedy) from None
 
 
 def _driver_keys(remedy: str) -> str:

@@ -34,11 +34,11 @@ from apps.slurm.script import OUTPUT
 from pipeline.errors import SettingsError, SiteError
 from pipeline.events import Event, Gathered, LabelFailed, Labelled, Selected, Trained, Walked
 
-MARGIN_S = 30.0
-"""What remains for ending the workers and submitting the next driver, seconds."""
+MARGIN_S = 60.0
+"""What remains for submitting the next driver and ending the workers, seconds; at most half of the notice SLURM gives."""
 FRUITLESS = 3
 """So many drivers in a row may end without having got anywhere."""
-TRIES, PAUSE_S = 3, 5.0
+TRIES, PAUSE_S = 5, 5.0
 """Of submitting the next driver: a controller may be busy for a moment."""
 
 PROGRESS = (Walked, Selected, Labelled, LabelFailed, Gathered, Trained)
@@ -119,33 +119,41 @@ class DriverJob:
 
     def told_to_stop(self) -> str:
         """A signal came: find out why and how long there is; says it in one line. May take seconds."""
-        self.signalled = True
+        self.signalled, since = True, time.monotonic()
         try:
             jobs = jobs_named([job_name(self.prefix, DRIVER), *worker_names(self.prefix)])
         except SiteError as error:
-            self._leave_in(self.stop_before_s - MARGIN_S)
+            self._leave_by(since + self.stop_before_s - self._margin_s)
             return f"told to stop, and SLURM does not say why ({error.message.rstrip('.')})"
         own = next((job for job in jobs if job.id == self.id), None)
         self.got_on = self.got_on or any(job.waits for job in jobs if job.id != self.id)
         if own is None or own.ends:
             self.is_cancelled = True
-            self._leave_in(0.0)
+            self._leave_by(since)
             with suppress(SiteError):  # now, not only on the way out: SLURM kills this process soon
                 cancel_named(worker_names(self.prefix))
             return f"job {self.id} was cancelled or requeued: leaving at once"
         left = min(self.stop_before_s, own.left_s if own.left_s is not None else self.stop_before_s)
-        self._leave_in(left - MARGIN_S)
-        return f"job {self.id} was told to stop: finishing what is in flight, for {max(left - MARGIN_S, 0.0):.0f} s at most"
+        self._leave_by(since + left - self._margin_s)
+        rest = max(left - self._margin_s, 0.0)
+        return f"job {self.id} was told to stop: finishing what is in flight, for {rest:.0f} s at most"
 
     def must_leave(self) -> bool:
         """Whether the time for what is in flight is over."""
         return time.monotonic() >= self._leave_at
 
-    def _leave_in(self, seconds: float) -> None:
-        self._leave_at = min(self._leave_at, time.monotonic() + max(seconds, 0.0))
+    @property
+    def _margin_s(self) -> float:
+        return min(MARGIN_S, self.stop_before_s / 2)
+
+    def _leave_by(self, when: float) -> None:
+        self._leave_at = min(self._leave_at, when)
 
     def hand_over(self, stop_file: Path) -> str:
-        """Submit the next driver where this one has to; says what happened in one line. Call it when all else is done.
+        """Submit the next driver where this one has to; says what happened in one line.
+
+        Call it once nothing is recorded any more, and before the workers are ended, which may take a slow SLURM minutes: the
+        next driver waits for this job's end.
 
         Args:
             stop_file: a person who wants the campaign to stop has made it.
@@ -172,10 +180,10 @@ class DriverJob:
             case Following.NOBODY_FRUITLESS:
                 raise SiteError(
                     f"{FRUITLESS} drivers in a row ended before anything came of them: no further one is submitted.",
-                    f"See {OUTPUT} and `farwalk status`; a longer site.driver.walltime may help. {again}",
+                    f"See {OUTPUT} and `farwalk status`; a longer site.driver.walltime may help. Then `farwalk submit` again.",
                 )
             case Following.NEW_JOB:
-                number = self._submit(0 if self.got_on else self.fruitless + 1, again)
+                number = self._submit(0 if self.got_on else self.fruitless + 1)
         if stop_file.exists():  # `farwalk stop` looked at the queue a moment too early
             cancel_jobs([number])
             return f"stopped on request. {again}"
@@ -189,13 +197,13 @@ class DriverJob:
             return False
         return not any(job.id == self.id and not job.ends for job in jobs)
 
-    def _submit(self, fruitless: int, again: str) -> str:
+    def _submit(self, fruitless: int) -> str:
         attempt = 1
         while True:
             try:
                 return submit_job(self.script, [str(fruitless)])
             except SiteError as error:
                 if attempt == TRIES:
-                    raise SiteError(error.message, f"{error.remedy} {again}".lstrip()) from None
+                    raise SiteError(error.message, f"{error.remedy} Then `farwalk submit` again.".lstrip()) from None
             attempt += 1
             time.sleep(PAUSE_S)

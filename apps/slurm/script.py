@@ -52,9 +52,12 @@ def driver_script(
         *(f"#SBATCH {option}" for option in _options(site, prefix, place)),
         "",
         f"# The driver of one campaign, written by `farwalk submit` for {_comment(campaign)}",
+        "# how many drivers before this one got nowhere; files that worker_init sources must not see it",
+        'farwalk_fruitless="${1:-0}"',
+        "set --",
         *init,
-        "# exec: signals reach farwalk itself. The argument says how many drivers before it got nowhere.",
-        f'exec {shlex.join(command)} --as-job "${{1:-0}}"',
+        "# exec: signals reach farwalk itself",
+        f'exec {shlex.join(command)} --as-job "$farwalk_fruitless"',
         "",
     ]
     return "\n".join(lines)

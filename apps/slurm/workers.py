@@ -3,12 +3,13 @@
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from apps.slurm import guardian
-from apps.slurm.client import cancel_named, jobs_named
+from apps.slurm.client import SilenceError, cancel_named, jobs_named
 from apps.slurm.names import DRIVER, job_name, worker_names
 from pipeline.errors import PipelineError, SiteError
 from pipeline.settings.site import Site, SlurmSite
@@ -16,6 +17,8 @@ from site_configs.slurm_commands import environment
 
 logger = logging.getLogger(__name__)
 
+PATIENCE_S, PAUSE_S = 600.0, 10.0
+"""How long a driver that is a job waits for SLURM to answer, and between two tries, seconds: nobody would start it again."""
 GUARDIAN_S = 5.0
 """How long a guardian may take to end, seconds."""
 
@@ -36,14 +39,28 @@ def no_jobs_left(site: Site, prefix: str, own_job: str = "", lock: Path | None =
     if not isinstance(site, SlurmSite):
         yield
         return
-    refuse_other_driver(prefix, own_job)
     names = worker_names(prefix)
-    cancel_named(names)
+    _clear(prefix, names, own_job)
     process = _start_guardian(names, lock)
     try:
         yield
     finally:
         _end(process, names)
+
+
+def _clear(prefix: str, names: Sequence[str], own_job: str) -> None:
+    deadline = time.monotonic() + (PATIENCE_S if own_job else 0.0)
+    while True:
+        try:
+            refuse_other_driver(prefix, own_job)
+            cancel_named(names)
+        except SilenceError as error:
+            if time.monotonic() > deadline:
+                raise
+            logger.warning("%s", error)
+            time.sleep(PAUSE_S)
+        else:
+            return
 
 
 def refuse_other_driver(prefix: str, own_job: str = "") -> None:

@@ -358,8 +358,8 @@ def test_a_task_whose_disk_was_full_is_made_again_when_there_is_room(tmp_path, p
     }
 
 
-def test_a_stop_ends_the_wait_for_space(tmp_path, monkeypatch):
+def test_who_leaves_does_not_wait_for_space(tmp_path, monkeypatch):
     fill_disk(monkeypatch, 10**9, "put_labels")
     asked = iter([False] * 5)
     with pytest.raises(DiskFullError, match="No space left"):
-        run(tmp_path / "c", MadeUpSteps(), stop_requested=lambda: next(asked, True))
+        run(tmp_path / "c", MadeUpSteps(), leave_requested=lambda: next(asked, True))

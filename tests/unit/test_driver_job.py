@@ -55,7 +55,7 @@ def test_the_shell_hands_every_path_and_setting_on_as_it_is(tmp_path: Path) -> N
     before, _, command = text.rpartition("\nexec ")
     assert before.index("module load it") < before.index("export FROM_INIT=1")
     shown = subprocess.run(
-        ["bash", "-c", f"printf '%s\\n' {command}", "driver.sh", "2"],
+        ["bash", "-c", f"farwalk_fruitless=2; printf '%s\\n' {command}"],
         capture_output=True,
         text=True,
         timeout=10,

@@ -208,5 +208,5 @@ def test_the_first_interrupt_stops_softly_and_the_same_command_goes_on(tmp_path:
     assert "stopping" in output
     assert "go on with: farwalk run" in errors
     assert "Traceback" not in errors
-    assert "stopped: stopped on request" in farwalk("status", str(tmp_path / "tiny.campaign"))
+    assert "stopped: told to stop" in farwalk("status", str(tmp_path / "tiny.campaign"))
     assert "14 labels, 2 models" in farwalk("run", str(tmp_path / "campaign.yaml"))

@@ -351,15 +351,22 @@ def test_an_answer_of_sbatch_without_a_number_is_a_refusal():
             job_number(answer)
 
 
-def test_a_job_is_gone_only_when_two_looks_at_the_queue_do_not_list_it():
+def test_a_job_is_gone_when_two_looks_at_the_queue_miss_it_and_a_new_one_after_minutes(monkeypatch):
+    cancelled = []
+    monkeypatch.setattr("site_configs.slurm_jobs.call", cancelled.append)
     kind = JobKind("walk", "farwalk-1a2b3c4d-walk", site(), site().walk, {})
     jobs = SlurmJobs(kind, Queue((), lambda problem: None))
     jobs.jobs["7"] = job = Job("7", Path("walk-0"), submitted=1.0)
-    jobs._update(2.0, {})
-    jobs._update(2.0, {})  # the same look again
-    assert job.state == "PENDING"
-    jobs._update(7.0, {"7": ("RUNNING", "gpu1", "None")})
-    jobs._update(12.0, {})
+    jobs.jobs["8"] = new = Job("8", Path("walk-1"), submitted=1.0)
+    jobs._update(6.0, {"7": ("RUNNING", "gpu1", "None")})
+    jobs._update(11.0, {})
+    jobs._update(11.0, {})  # the same look again
     assert job.state == "RUNNING"
-    jobs._update(17.0, {})
-    assert job.state == VANISHED
+    jobs._update(16.0, {"7": ("RUNNING", "gpu1", "None")})
+    jobs._update(21.0, {})
+    assert job.state == "RUNNING"
+    jobs._update(26.0, {})
+    assert (job.state, new.state) == (VANISHED, "PENDING")
+    jobs._update(130.0, {})
+    assert new.state == VANISHED
+    assert [command[-1] for command in cancelled] == ["7", "8"]
