@@ -10,7 +10,7 @@ from typing import Any
 
 from parsl.app.app import python_app
 
-from apps.probe import mismatch, whereabouts
+from apps.probe import SAME_FARWALK, mismatch, whereabouts
 from apps.slurm.client import jobs_named
 from apps.slurm.names import job_name
 from apps.surroundings import TOKEN, Surroundings, look_around
@@ -23,7 +23,6 @@ ANSWER_S = 180.0
 """How long a worker may take from the start of its job to its answer, seconds: modules and imports from a slow disk."""
 LINGER_S = 20.0
 """How long to wait for jobs that are still queued once something is found wrong, seconds: it must be mended anyway."""
-SAME_FARWALK = "Let site.python and site.worker_init use the environment that the driver runs in."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

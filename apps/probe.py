@@ -10,6 +10,9 @@ from pathlib import Path
 import apps
 import pipeline
 
+SAME_FARWALK = "Let site.python and site.worker_init use the environment that the driver runs in."
+"""What to do about a worker of another farwalk."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

@@ -3,7 +3,7 @@
 The job script says in the environment what a worker must know:
 
 =========================  ======================================================================================
-``FARWALK_DRIVER``         version, digest and directory of the driver's farwalk
+``FARWALK_DRIVER``         the driver's farwalk, an :class:`apps.probe.Place` as JSON
 ``FARWALK_GPUS_PER_NODE``  GPUs that the workers of one node share; 0 for workers without
 ``FARWALK_SCRATCH``        directory on the node's own disk
 ``FARWALK_JOB_ENDS``       when the job ends at the latest, seconds since the epoch
@@ -12,6 +12,7 @@ The job script says in the environment what a worker must know:
 
 import dataclasses
 import functools
+import json
 import os
 import socket
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from apps.probe import whereabouts
+from apps.probe import SAME_FARWALK, Place, mismatch, whereabouts
 from pipeline.errors import SiteError
 from pipeline.inline import run_task
 from pipeline.node import Node
@@ -64,16 +65,12 @@ def find_node(environment: Mapping[str, str]) -> Node:
 
 def driver_code() -> str:
     """What the driver tells its workers about its farwalk, see :func:`check_code`."""
-    here = whereabouts()
-    return f"{here.version} {here.digest} {here.location}"
+    return json.dumps(dataclasses.asdict(whereabouts()))
 
 
 @functools.cache
 def check_code() -> None:
-    """Refuse to work for a driver of another farwalk.
-
-    The digest decides between copies. One and the same directory is accepted as it is: this process read it later than the
-    driver did, and who edits it under a running campaign knows.
+    """Refuse to work for a driver of another farwalk, see :func:`apps.probe.mismatch`.
 
     Raises:
         SiteError: the driver's farwalk is another one.
@@ -81,16 +78,8 @@ def check_code() -> None:
     told = os.environ.get(DRIVER_VARIABLE)
     if told is None:
         return
-    version, digest, location = told.split(" ", 2)
-    here = whereabouts()
-    same = here.digest == digest or here.location == location
-    if here.version == version and same:
-        return
-    raise SiteError(
-        f"the worker on {socket.gethostname()} runs farwalk {here.version} ({here.digest}) from {here.location}, "
-        f"the driver {version} ({digest}) from {location}.",
-        "Let site.python and site.worker_init use the environment that the driver runs in.",
-    )
+    if problem := mismatch(whereabouts(), Place(**json.loads(told))):
+        raise SiteError(f"the worker on {socket.gethostname()} runs {problem}.", SAME_FARWALK)
 
 
 @functools.cache

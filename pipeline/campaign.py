@@ -34,13 +34,11 @@ class Campaign:
         store: its directory.
         settings: in force from now on.
         starts: different start structures, one of each system in turn.
-        is_new: made just now.
     """
 
     store: Store
     settings: CampaignSettings
     starts: tuple[Frame, ...]
-    is_new: bool
 
     @classmethod
     def create_or_open(cls, settings: CampaignSettings, systems: Systems, directory: Path) -> "Campaign":
@@ -59,7 +57,7 @@ class Campaign:
         if (directory / "events.jsonl").is_file():
             store = Store.open(directory)
             _check_same(store.state(), settings, starts, directory)
-            return cls(store, settings, starts, is_new=False)
+            return cls(store, settings, starts)
         created = Created(
             time=time.time(),
             schema=SCHEMA,
@@ -69,7 +67,7 @@ class Campaign:
             versions=_versions(),
         )
         store = Store.create(directory, settings_yaml=dump_settings(settings), first=created)
-        return cls(store, settings, starts, is_new=True)
+        return cls(store, settings, starts)
 
     def run(
         self,

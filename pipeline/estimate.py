@@ -8,9 +8,6 @@ from pipeline.policy import batches, picks_at
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.settings.site import LocalHTEXSite, Site, SlurmSite
 
-KINDS = ("walk", "label", "train")
-"""Kinds of work that are counted; a selection takes seconds."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:

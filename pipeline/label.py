@@ -35,8 +35,6 @@ def run_label(task: LabelTask) -> LabelResult:
         DiskFullError: the reference cannot run for want of space: no fault of the structure.
     """
     directory = Path(task.scratch)
-    with written_into(directory):
-        pass
     if (finished := read_result(task)) is not None:
         return finished
     with written_into(directory):

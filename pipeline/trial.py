@@ -13,6 +13,7 @@ from pipeline.errors import PipelineError, TaskError
 from pipeline.estimate import Costs
 from pipeline.frames import Frame
 from pipeline.initial import rattled
+from pipeline.policy import temperatures_of
 from pipeline.records import (
     FileRef,
     Label,
@@ -162,7 +163,6 @@ class Trial:
     def _walk(self, labels: list[Label], model: ModelRef) -> tuple[float, int]:
         """Make 100 biased MD steps with one batch of walkers: seconds per step of the batch, walker steps made."""
         settings = self.settings
-        temperatures = settings.walkers.temperatures_K
         slots = settings.walkers.batch
         self.tell(f"walking {STEPS} steps with {slots} walkers")
         result, seconds = self._measured(
@@ -174,7 +174,7 @@ class Trial:
                 leg=0,
                 model=model,
                 settings=settings.walkers,
-                temperatures_K=tuple(temperatures[slot % len(temperatures)] for slot in range(slots)),
+                temperatures_K=temperatures_of(0, settings),
                 starts=write_labels(self.directory / "starts.h5", labels),
                 resume=None,
                 steps=STEPS,

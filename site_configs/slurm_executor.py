@@ -19,7 +19,7 @@ from site_configs.slurm_jobs import Job, SlurmJobs
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 300.0
-"""Pauses after a refusal that passes by itself, each twice the one before."""
+"""Pauses after refusals that pass by themselves, and after jobs that end at once, each twice the one before, seconds."""
 FAILED_STARTS = 3
 """Jobs in a row that end without a worker, after which the executor gives up unless another job works; one is enough while
 none ever had a worker."""
@@ -43,7 +43,8 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
         self._connected: set[str] = set()
         self._failed_starts = self._early_ends = 0
         self._accepted = False
-        self._pause_s = self._not_before = 0.0
+        self._refusals = 0
+        self._not_before = 0.0
         self._warned: set[tuple[str, str]] = set()
 
     def scale_out_facade(self, n: int) -> list[str]:
@@ -60,9 +61,9 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
             self._status[block] = JobStatus(JobState.PENDING)
             self._open.add(block)
             blocks.append(block)
-            if self._pause_s:
+            if self._refusals:
                 self.notify(f"SLURM takes jobs for {self.label} again", "")
-            self._accepted, self._pause_s, self._not_before = True, 0.0, 0.0
+            self._accepted, self._refusals = True, 0
         return blocks
 
     def _refused(self, words: str) -> None:
@@ -72,10 +73,10 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
                 SiteError(f"SLURM refuses the jobs of site.{self.label}: {words}.", verdict.remedy)
             )
             return
-        if not self._pause_s:
+        if not self._refusals:
             self.notify(f"SLURM does not take another job for {self.label} now: {words}; it is asked again", "")
-        self._pause_s = min(max(FIRST_PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
-        self._not_before = time.monotonic() + self._pause_s
+        self._refusals += 1
+        self._not_before = time.monotonic() + pause_after(self._refusals)
 
     def scale_in(self, blocks: int, max_idletime: float | None = None) -> list[str]:
         """Cancel jobs: any, waiting ones first; with ``max_idletime`` only jobs whose workers were idle for so long.
@@ -159,8 +160,7 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
             return
         self._early_ends += 1
         if self._early_ends > 1:  # whatever ends them will end the next one too
-            pause_s = min(FIRST_PAUSE_S * 2 ** (self._early_ends - 2), LONGEST_PAUSE_S)
-            self._not_before = time.monotonic() + pause_s
+            self._not_before = time.monotonic() + pause_after(self._early_ends - 1)
         if fate.excused:
             self.notify(f"{_name(job, self.label)} {fate.text} before it had a worker; another one is asked for", "")
             return
@@ -202,6 +202,16 @@ class SlurmExecutor(HighThroughputExecutor):  # type: ignore[misc]  # Parsl's cl
         """Cancel all jobs, waiting ones too, also in a bad state; then end the interchange."""
         self._cancel_all()
         super().shutdown(timeout)
+
+
+def pause_after(times: int) -> float:
+    """Seconds to wait before another job is asked for, when that was in vain so many times in a row."""
+    pause_s = FIRST_PAUSE_S
+    for _ in range(times - 1):
+        pause_s *= 2
+        if pause_s >= LONGEST_PAUSE_S:
+            return LONGEST_PAUSE_S
+    return pause_s
 
 
 def _name(job: Job, label: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.settings.allocation import Allocation
+from pipeline.settings.allocation import Allocation, JobSettings
 from pipeline.settings.site import SlurmSite
 from site_configs.workers import environment
 
@@ -49,31 +49,48 @@ def script(kind: JobKind, command: str, output: Path) -> str:
     return "\n".join(lines)
 
 
+def asked_options(job: JobSettings, site: SlurmSite, size: Mapping[str, object]) -> list[str]:
+    """What a job asks for, as options of sbatch.
+
+    Args:
+        job: its settings.
+        site: whose account pays where the job names none.
+        size: further options by name; None leaves one out.
+    """
+    asked = {
+        "partition": job.partition,
+        "account": job.account or site.account,
+        "qos": job.qos,
+        "constraint": job.constraint,
+        **size,
+        "time": clock(job.walltime),
+    }
+    return [f"--{name}={shlex.quote(str(value))}" for name, value in asked.items() if value is not None]
+
+
+def output_path(path: str) -> str:
+    """Value of sbatch's ``--output``, which takes % for the beginning of a pattern."""
+    return shlex.quote(path.replace("%", "%%"))
+
+
 def _options(kind: JobKind, output: Path) -> list[str]:
     allocation = kind.allocation
-    nodes = allocation.nodes_per_block
-    asked = {
-        "partition": allocation.partition,
-        "account": allocation.account or kind.site.account,
-        "qos": allocation.qos,
-        "constraint": allocation.constraint,
-        "nodes": nodes,
+    size = {
+        "nodes": allocation.nodes_per_block,
         "ntasks-per-node": 1,
         "cpus-per-task": allocation.cores_per_node,
         "mem": allocation.memory_GB_per_node and f"{allocation.memory_GB_per_node}G",
         "gres": allocation.gres,
         "gpus-per-node": None if allocation.gres else allocation.gpus_per_node or None,
-        "time": clock(allocation.walltime),
     }
-    lines = [f"--{name}={shlex.quote(str(value))}" for name, value in asked.items() if value is not None]
+    lines = asked_options(allocation, kind.site, size)
     lines += ["--exclusive"] if allocation.exclusive else []
     lines += allocation.scheduler_options
     # after the user's own: jobs are found by name, read by file, and replaced by the driver, not by SLURM
-    files = {stream: str(output).replace("%", "%%") + suffix for stream, suffix in _STREAMS.items()}
     return [
         *lines,
         f"--job-name={shlex.quote(kind.name)}",
-        *(f"--{stream}={shlex.quote(path)}" for stream, path in files.items()),
+        *(f"--{stream}={output_path(f'{output}{suffix}')}" for stream, suffix in _STREAMS.items()),
         "--no-requeue",
     ]
 

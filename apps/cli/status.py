@@ -12,8 +12,8 @@ from rich.table import Table
 from apps.cli.board import Board
 from apps.cli.console import OUT, duration
 from apps.cli.places import may_have_jobs
-from apps.slurm.client import jobs_named
-from apps.slurm.names import DRIVER, job_name, job_prefix
+from apps.slurm.client import driver_jobs
+from apps.slurm.names import job_prefix
 from pipeline.errors import SiteError
 from pipeline.lock import holder_of
 from pipeline.monitor.tables import RoundRow, round_rows
@@ -52,10 +52,10 @@ def queued_driver(store: Store) -> str:
     if not may_have_jobs(store):
         return ""
     try:
-        jobs = jobs_named([job_name(job_prefix(store.root), DRIVER)])
+        jobs = driver_jobs(job_prefix(store.root))
     except SiteError:
         return ""
-    return next((f"{job.id} ({job.state.lower()}, {job.reason})" for job in jobs if not job.ends), "")
+    return next((f"{job.id} ({job.state.lower()}, {job.reason})" for job in jobs), "")
 
 
 def headline(board: Board, holder: str, queued: str = "") -> str:

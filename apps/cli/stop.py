@@ -10,8 +10,8 @@ import typer
 from apps.cli.console import OUT
 from apps.cli.interrupt import NOW, SOFT
 from apps.cli.places import STOP, may_have_jobs
-from apps.slurm.client import Job, cancel_jobs, jobs_named
-from apps.slurm.names import DRIVER, job_name, job_prefix
+from apps.slurm.client import Job, cancel_jobs, driver_jobs
+from apps.slurm.names import job_prefix
 from pipeline.durable import write_text_durably
 from pipeline.lock import holder_of
 from pipeline.store import Store
@@ -59,24 +59,15 @@ def cancel_idle(store: Store) -> Sequence[Job]:
         SiteError: SLURM does not answer.
     """
     found: list[Job] = []
-    while idle := [job for job in driver_jobs(store.root) if job.waits or not holder_of(store.lock_path)]:
+    while idle := [job for job in driver_jobs(job_prefix(store.root)) if job.waits or not holder_of(store.lock_path)]:
         cancel_jobs([job.id for job in idle])
         found += [job for job in idle if job.id not in {known.id for known in found}]
         time.sleep(POLL_S)
     return found
 
 
-def driver_jobs(place: Path) -> Sequence[Job]:
-    """Jobs of a campaign's driver that wait or run.
-
-    Raises:
-        SiteError: SLURM does not answer.
-    """
-    return [job for job in jobs_named([job_name(job_prefix(place), DRIVER)]) if not job.ends]
-
-
 def _wait(store: Store, on_slurm: bool) -> None:
     with OUT.status("waiting for the driver"):
-        while holder_of(store.lock_path) or (on_slurm and driver_jobs(store.root)):
+        while holder_of(store.lock_path) or (on_slurm and driver_jobs(job_prefix(store.root))):
             time.sleep(POLL_S)
     OUT.print("the driver has ended")

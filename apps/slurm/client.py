@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from apps.slurm.names import DRIVER, job_name
 from pipeline.errors import SiteError
 from site_configs.slurm_commands import SchedulerError, call, refusal, sbatch
 
@@ -63,6 +64,18 @@ def jobs_named(names: Sequence[str]) -> tuple[Job, ...]:
     # --me is known to squeue since 20.02
     answer = _ask(["squeue", "--me", "--noheader", f"--name={','.join(names)}", f"--format={FIELDS}"])
     return parse_jobs(answer)
+
+
+def driver_jobs(prefix: str) -> tuple[Job, ...]:
+    """Jobs of a campaign's driver that wait or run.
+
+    Args:
+        prefix: of the names of the campaign's jobs.
+
+    Raises:
+        SiteError: SLURM does not answer.
+    """
+    return tuple(job for job in jobs_named([job_name(prefix, DRIVER)]) if not job.ends)
 
 
 def parse_jobs(answer: str) -> tuple[Job, ...]:

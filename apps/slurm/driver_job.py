@@ -28,7 +28,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from apps.slurm.client import cancel_jobs, cancel_named, jobs_named, restarts_of, submit_job
+from apps.slurm.client import cancel_jobs, cancel_named, driver_jobs, jobs_named, restarts_of, submit_job
 from apps.slurm.names import DRIVER, job_name, worker_names
 from apps.slurm.script import OUTPUT
 from pipeline.errors import SettingsError, SiteError
@@ -192,10 +192,10 @@ class DriverJob:
     def _is_ending(self) -> bool:
         """Whether the job was cancelled since it was told to stop."""
         try:
-            jobs = jobs_named([job_name(self.prefix, DRIVER)])
+            jobs = driver_jobs(self.prefix)
         except SiteError:
             return False
-        return not any(job.id == self.id and not job.ends for job in jobs)
+        return all(job.id != self.id for job in jobs)
 
     def _submit(self, fruitless: int) -> str:
         attempt = 1

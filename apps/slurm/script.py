@@ -8,7 +8,7 @@ from pathlib import Path
 from apps.slurm.names import DRIVER, job_name
 from pipeline.settings.site import SlurmSite
 from pipeline.settings.site_files import anchored
-from site_configs.slurm_script import clock
+from site_configs.slurm_script import asked_options, output_path
 
 SCRIPT, OUTPUT = "driver.sh", "driver.out"
 """Names in the campaign directory."""
@@ -65,24 +65,18 @@ def driver_script(
 
 def _options(site: SlurmSite, prefix: str, place: Path) -> list[str]:
     job = site.driver
-    asked = {
-        "partition": job.partition,
-        "account": job.account or site.account,
-        "qos": job.qos,
-        "constraint": job.constraint,
+    size = {
         "nodes": 1,
         "ntasks": 1,
         "cpus-per-task": job.cores,
         "mem": job.memory_GB and f"{job.memory_GB}G",
-        "time": clock(job.walltime),
     }
-    lines = [f"--{name}={shlex.quote(str(value))}" for name, value in asked.items() if value is not None]
     # after the user's own, which must not change how a driver is found, stopped and started again
     return [
-        *lines,
+        *asked_options(job, site, size),
         *job.scheduler_options,
         f"--job-name={shlex.quote(job_name(prefix, DRIVER))}",
-        f"--output={shlex.quote(str(place.absolute() / OUTPUT).replace('%', '%%'))}",
+        f"--output={output_path(str(place.absolute() / OUTPUT))}",
         "--open-mode=append",
         f"--signal=B:TERM@{job.stop_before}",
         "--requeue",

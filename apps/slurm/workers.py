@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from apps.slurm import guardian
-from apps.slurm.client import SilenceError, cancel_named, jobs_named
-from apps.slurm.names import DRIVER, job_name, worker_names
+from apps.slurm.client import SilenceError, cancel_named, driver_jobs
+from apps.slurm.names import worker_names
 from pipeline.errors import PipelineError, SiteError
 from pipeline.settings.site import Site, SlurmSite
 from site_configs.slurm_commands import environment
@@ -69,8 +69,8 @@ def refuse_other_driver(prefix: str, own_job: str = "") -> None:
     Raises:
         SiteError: one does, or SLURM does not answer.
     """
-    for job in jobs_named([job_name(prefix, DRIVER)]):
-        if job.id != own_job and not job.ends:
+    for job in driver_jobs(prefix):
+        if job.id != own_job:
             what = f"waits in the queue ({job.reason})" if job.waits else f"runs on {job.node}"
             raise SiteError(
                 f"this campaign's driver is job {job.id}, which {what}.",

@@ -16,6 +16,7 @@ from pipeline.settings.site import SlurmSite
 from site_configs import slurm_commands
 from site_configs.slurm import address_of
 from site_configs.slurm_commands import SchedulerError, job_number, refusal
+from site_configs.slurm_executor import pause_after
 from site_configs.slurm_fate import fate_of, never_starts, why_no_worker
 from site_configs.slurm_jobs import VANISHED, Job, Queue, SlurmJobs
 from site_configs.slurm_script import JobKind, clock, script
@@ -370,3 +371,7 @@ def test_a_job_is_gone_when_two_looks_at_the_queue_miss_it_and_a_new_one_after_m
     jobs._update(130.0, {})
     assert new.state == VANISHED
     assert [command[-1] for command in cancelled] == ["7", "8"]
+
+
+def test_pauses_double_up_to_the_longest_however_often_it_was_in_vain():
+    assert [pause_after(times) for times in (1, 2, 3, 4, 5, 100_000)] == [30.0, 60.0, 120.0, 240.0, 300.0, 300.0]
