@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.errors import StoreError
-from pipeline.records import FileRef, Scores, Split, Timing
+from pipeline.records import Cause, FileRef, Scores, Split, Timing, Try
 
 SCHEMA = 2
 """Version of the events. Reading refuses any other."""
@@ -35,6 +35,7 @@ class EndReason(StrEnum):
     MAX_WALL = "max_wall_h"
     NOTHING_NEW = "nothing_new"
     LABELS_FAILED = "labels_failed"
+    LABELS_PAUSED = "labels_paused"
     TASK_FAILED = "task_failed"
     INTERRUPTED = "interrupted"
 
@@ -133,6 +134,8 @@ class Labelled:
         item: index of the frame within the round.
         number: index of the request within the campaign, failed ones counted.
         file, row: where the label lies.
+        reference: digest of the level of theory.
+        tries: failed ones before it succeeded; core_s: core seconds held by all.
     """
 
     kind: Literal["labelled"] = "labelled"
@@ -146,11 +149,18 @@ class Labelled:
     file: FileRef
     row: int
     timing: Timing
+    reference: str = ""
+    tries: tuple[Try, ...] = ()
+    core_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelFailed:
-    """A reference calculation failed; its directory is kept."""
+    """A reference calculation failed for good: it is quarantined, and its directory is kept.
+
+    Attributes:
+        cause: of the last try; tries: all of them; core_s: core seconds they held.
+    """
 
     kind: Literal["label_failed"] = "label_failed"
     time: float
@@ -162,6 +172,24 @@ class LabelFailed:
     reason: str
     scratch: str
     timing: Timing | None
+    cause: Cause = Cause.UNKNOWN
+    tries: tuple[Try, ...] = ()
+    core_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requeued:
+    """Quarantined labels are tried again.
+
+    Attributes:
+        failures: as they were recorded.
+        picks: of each, the shard of the frames selected in its round; None for those of round 0.
+    """
+
+    kind: Literal["requeued"] = "requeued"
+    time: float
+    failures: tuple[LabelFailed, ...]
+    picks: tuple[FileRef | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +281,7 @@ Event = (
     | Selected
     | Labelled
     | LabelFailed
+    | Requeued
     | Gathered
     | Trained
     | TaskFailed

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.durable import FREE_SPACE, NO_ROOM, not_written, write_text_durably, written_into
 from pipeline.errors import PipelineError
 from pipeline.records import LabelResult, LabelTask, Remark, Status, Stopwatch, Timing
-from pipeline.references import Properties, ready_reference
+from pipeline.references import Calculation, Properties, ready_reference
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +45,11 @@ def run_label(task: LabelTask) -> LabelResult:
         labeler, digest = ready_reference(task.reference)
         # bad structures give 0/0 inside calculators: the check below says so in words
         with np.errstate(all="ignore"):
-            properties = labeler.label(task.frame, working)
+            properties = labeler.label(task.frame, Calculation(directory=working))
     except Exception as error:  # noqa: BLE001  # the task boundary: a reference may raise anything
         _refuse_full_disk(error, directory)
         return _failed(task, watch.stop(), _reason(error), traceback.format_exc())
-    if problem := check_label(properties, len(task.frame), task.max_force_eV_per_A):
+    if problem := check_label(properties, len(task.frame), task.limits.max_force_eV_per_A):
         return _failed(task, watch.stop(), problem, _story(properties))
     result = LabelResult(
         task=task.task,

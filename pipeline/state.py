@@ -12,6 +12,7 @@ from pipeline.events import (
     LabelFailed,
     Labelled,
     Noticed,
+    Requeued,
     Resumed,
     Selected,
     Stopped,
@@ -137,6 +138,8 @@ def _changed(state: CampaignState, event: Event) -> CampaignState:
         case Selected():
             selected = replace(state, selected=event)
             return selected if event.count else _next_round(selected, barren=True)
+        case Requeued():
+            return state
         case Labelled():
             return replace(state, arrived=state.arrived.plus(event), labelled=state.labelled + 1)
         case LabelFailed():

@@ -14,6 +14,7 @@ from pipeline.frames import Frame, check_frame
 from pipeline.references.build import build_reference, supported_elements
 from pipeline.references.openmm import read_topology, topology_numbers
 from pipeline.settings.campaign import CampaignSettings
+from pipeline.settings.dft import CP2KReference, QuantumEspressoReference
 from pipeline.settings.labels import OpenMMReference, Reference
 from pipeline.settings.systems import SystemSettings
 
@@ -112,12 +113,29 @@ def with_absolute_files(settings: CampaignSettings, base: Path) -> CampaignSetti
 
 
 def with_absolute_reference(reference: Reference, base: Path) -> Reference:
-    """The reference with absolute paths; force fields that come with OpenMM keep their names."""
-    if not isinstance(reference, OpenMMReference):
-        return reference
-    fields = [str((base / name).resolve()) if (base / name).is_file() else name for name in reference.force_field]
-    topology = str((base / reference.topology).resolve())
-    return reference.model_copy(update={"topology": topology, "force_field": tuple(fields)})
+    """The reference with absolute paths; files that come with OpenMM or CP2K keep their names."""
+
+    def placed(name: str) -> str:
+        return str((base / name).resolve())
+
+    def found(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(placed(name) if (base / name).is_file() else name for name in names)
+
+    changes: dict[str, object] = {}
+    match reference:
+        case OpenMMReference():
+            changes = {"topology": placed(reference.topology), "force_field": found(reference.force_field)}
+        case CP2KReference():
+            changes = {
+                "basis_files": found(reference.basis_files),
+                "potential_files": found(reference.potential_files),
+            }
+        case QuantumEspressoReference():
+            changes = {"pseudopotentials": placed(reference.pseudopotentials)}
+    template = getattr(reference, "template", None)
+    if template is not None:
+        changes["template"] = placed(template)
+    return reference.model_copy(update=changes)
 
 
 def _read_file(system: SystemSettings, path: Path, where: str) -> list[tuple[Frame, str]]:

@@ -22,6 +22,7 @@ from pipeline.records import (
     Candidate,
     FileRef,
     LabelTask,
+    Limits,
     ModelRef,
     SelectTask,
     Task,
@@ -142,7 +143,12 @@ class TaskMaker:
             reference=self._settings.labels.reference,
             scratch=str(self._store.scratch_of(request.name)),
             threads=self._settings.site.label_threads,
-            max_force_eV_per_A=self._settings.labels.max_force_eV_per_A,
+            limits=Limits(
+                max_force_eV_per_A=self._settings.labels.max_force_eV_per_A,
+                max_net_force_eV_per_A=self._settings.labels.max_net_force_eV_per_A,
+            ),
+            recovery=self._settings.labels.recovery,
+            launch=self._settings.site.launch,
         )
         return Job(request, task, origin)
 

@@ -19,6 +19,7 @@ from pipeline.records import (
     Label,
     LabelResult,
     LabelTask,
+    Limits,
     ModelRef,
     Result,
     Split,
@@ -126,7 +127,12 @@ class Trial:
             reference=self.settings.labels.reference,
             scratch=str(self.directory / f"label-{item}"),
             threads=self.settings.site.label_threads,
-            max_force_eV_per_A=self.settings.labels.max_force_eV_per_A,
+            limits=Limits(
+                max_force_eV_per_A=self.settings.labels.max_force_eV_per_A,
+                max_net_force_eV_per_A=self.settings.labels.max_net_force_eV_per_A,
+            ),
+            recovery=self.settings.labels.recovery,
+            launch=self.settings.site.launch,
         )
 
     def _train(self, labels: list[Label]) -> tuple[ModelRef, float]:

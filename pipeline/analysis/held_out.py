@@ -16,10 +16,11 @@ from ase.md.langevin import Langevin
 from pipeline.errors import TaskError
 from pipeline.frames import FloatArray, Frame
 from pipeline.records import FileRef, Label, Split
-from pipeline.references import build_reference, reference_digest
+from pipeline.references import Calculation, build_reference, reference_digest
 from pipeline.references.ase_calculator import find_calculator, make_calculator
 from pipeline.references.openmm import PLATFORM, make_system, read_topology
 from pipeline.seeds import Stream, generator, seed_for
+from pipeline.settings.dft import CP2KReference, QuantumEspressoReference
 from pipeline.settings.labels import ASEReference, EMTReference, OpenMMReference, Reference
 from pipeline.shards import read_labels, write_labels
 from pipeline.units import FEMTOSECOND, NANOMETRE
@@ -89,7 +90,7 @@ def draw(reference: Reference, starts: Sequence[Frame], sampling: Sampling) -> l
             frame = Frame(
                 numbers=start.numbers, positions=positions, cell=start.cell, pbc=start.pbc, system=start.system
             )
-            found = labeler.label(frame, Path())
+            found = labeler.label(frame, Calculation(directory=Path()))
             labels.append(
                 Label(
                     frame=frame,
@@ -114,6 +115,10 @@ def trajectory(reference: Reference, start: Frame, sampling: Sampling, run: int)
             return _ase_run(ASEReference(calculator="emt"), start, sampling, seed, sampling.of_run(run))
         case ASEReference():
             return _ase_run(reference, start, sampling, seed, sampling.of_run(run))
+        case CP2KReference() | QuantumEspressoReference():
+            raise TaskError(
+                f"Dynamics with {reference.kind} cost a calculation per step.", "Give held-out frames as a file."
+            )
 
 
 def _openmm_run(

@@ -6,7 +6,8 @@ failure is a value, not an exception.
 """
 
 from pipeline.records.basics import FileRef, ModelRef, Remark, Status, Stopwatch, Timing
-from pipeline.records.labelling import Label, LabelResult, LabelTask, Split
+from pipeline.records.failures import Cause, Measure, Try
+from pipeline.records.labelling import Label, LabelResult, LabelTask, Limits, Split
 from pipeline.records.selecting import SelectResult, SelectTask
 from pipeline.records.training import Scores, TrainResult, TrainTask
 from pipeline.records.walking import (
@@ -26,12 +27,15 @@ Result = WalkResult | SelectResult | LabelResult | TrainResult
 __all__ = [
     "BiasState",
     "Candidate",
+    "Cause",
     "Checked",
     "FileRef",
     "Float32Array",
     "Label",
     "LabelResult",
     "LabelTask",
+    "Limits",
+    "Measure",
     "ModelRef",
     "Remark",
     "Result",
@@ -46,6 +50,7 @@ __all__ = [
     "Timing",
     "TrainResult",
     "TrainTask",
+    "Try",
     "WalkResult",
     "WalkTask",
     "WalkerState",

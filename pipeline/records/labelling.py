@@ -9,7 +9,9 @@ from typing import Any
 
 from pipeline.frames import FloatArray, Frame
 from pipeline.records.basics import Remark, Status, Timing
-from pipeline.settings.labels import Reference
+from pipeline.records.failures import Cause, Try
+from pipeline.settings.labels import RecoverySettings, Reference
+from pipeline.settings.launch import LaunchSettings
 
 
 class Split(StrEnum):
@@ -26,8 +28,11 @@ class Label:
 
     Attributes:
         origin: walker, step, model_version, temperature_K, tau, uncertainties when selected; empty for start structures.
-        cost_cpu_s: CPU seconds the reference took.
+        cost_cpu_s: core seconds that the reference held, all tries.
         reference: digest of the reference's physics settings.
+        charges: (N,) atomic charges, e, where they were asked for.
+        magnetic_moments: (N,) atomic magnetic moments, μB, where they were asked for.
+        program: name and version of the program behind the reference; empty: none.
     """
 
     frame: Frame
@@ -39,13 +44,38 @@ class Label:
     origin: dict[str, Any] = field(default_factory=dict)
     cost_cpu_s: float = 0.0
     reference: str = ""
+    charges: FloatArray | None = None
+    magnetic_moments: FloatArray | None = None
+    program: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a label must keep to enter the data set.
+
+    Attributes:
+        max_force_eV_per_A: on one atom.
+        max_net_force_eV_per_A: |Σ F| / N; None: not checked.
+        energy_eV: lowest and highest plausible energy; None: not checked.
+    """
+
+    max_force_eV_per_A: float = 200.0
+    max_net_force_eV_per_A: float | None = None
+    energy_eV: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelTask:
-    """One reference calculation in its own directory. ``scratch`` is kept when it fails.
+    """One label: a reference calculation in its own directory, tried again in other ways where it fails.
 
-    A force on one atom above ``max_force_eV_per_A`` makes it fail.
+    Attributes:
+        scratch: on the campaign's disk; it keeps what is needed to go on after a lost worker, and all of a failed label.
+        threads: CPU cores of the worker.
+        limits: what the label must keep.
+        recovery: how often it is tried.
+        launch: how a program is started.
+        guess: directory with restart files of a nearby label; empty: none.
+        keep_guess: whether restart files are wanted: the result then names their directory.
     """
 
     task: str
@@ -55,12 +85,24 @@ class LabelTask:
     reference: Reference
     scratch: str
     threads: int
-    max_force_eV_per_A: float = 200.0
+    limits: Limits = field(default_factory=Limits)
+    recovery: RecoverySettings = field(default_factory=RecoverySettings)
+    launch: LaunchSettings = field(default_factory=LaunchSettings)
+    guess: str = ""
+    keep_guess: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelResult:
-    """Energy in eV, forces (N, 3) in eV/Å, stress (6,) Voigt in eV/Å³ where the reference has it."""
+    """Energy in eV, forces (N, 3) in eV/Å, stress (6,) Voigt in eV/Å³ where the reference has it.
+
+    Attributes:
+        charges, magnetic_moments, program: as in :class:`Label`.
+        cause: why it failed; None for a good one.
+        tries: the failed ones, in their order, whichever workers made them.
+        core_s: core seconds held by all tries.
+        guess: directory with restart files inside the task's scratch; empty: none.
+    """
 
     task: str
     status: Status
@@ -70,4 +112,11 @@ class LabelResult:
     stress: FloatArray | None
     reference: str
     timing: Timing
+    charges: FloatArray | None = None
+    magnetic_moments: FloatArray | None = None
+    program: str = ""
+    cause: Cause | None = None
+    tries: tuple[Try, ...] = ()
+    core_s: float = 0.0
+    guess: str = ""
     remarks: tuple[Remark, ...] = ()

@@ -1,7 +1,6 @@
 """Any ASE calculator as a reference; EMT is one of them."""
 
 import importlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from ase.data import chemical_symbols
 
 from pipeline.errors import SettingsError, TaskError
 from pipeline.frames import Frame
-from pipeline.references.base import Labeler, Properties
+from pipeline.references.base import Calculation, Labeler, Properties
 from pipeline.settings.labels import ASEReference
 
 
@@ -40,7 +39,7 @@ class CalculatorLabeler(Labeler):
         """Whether the calculator's class says so."""
         return "stress" in self._kind.implemented_properties
 
-    def label(self, frame: Frame, directory: Path) -> Properties:
+    def label(self, frame: Frame, calculation: Calculation) -> Properties:
         """Energy (the free energy where the calculator has one: forces derive from it), forces and stress.
 
         Raises:
@@ -48,7 +47,7 @@ class CalculatorLabeler(Labeler):
         """
         calculator = self._kept if self._kept is not None else make_calculator(self._kind, self._arguments)
         if isinstance(calculator, BaseCalculator):
-            calculator.directory = str(directory)
+            calculator.directory = str(calculation.directory)
         atoms = frame.to_atoms()
         known = calculator.implemented_properties
         forces = np.array(calculator.get_property("forces", atoms), dtype=np.float64)
@@ -64,7 +63,7 @@ class EMTLabeler(CalculatorLabeler):
     def __init__(self) -> None:
         super().__init__(EMT, {})
 
-    def label(self, frame: Frame, directory: Path) -> Properties:
+    def label(self, frame: Frame, calculation: Calculation) -> Properties:
         """The same, after a look at the elements.
 
         Raises:
@@ -74,7 +73,7 @@ class EMTLabeler(CalculatorLabeler):
             raise TaskError(
                 f"EMT has no parameters for {', '.join(sorted(unknown))}.", "Use another labels.reference.kind."
             )
-        return super().label(frame, directory)
+        return super().label(frame, calculation)
 
 
 def find_calculator(name: str) -> type[Any]:

@@ -13,7 +13,10 @@ from ase.data import atomic_numbers
 
 from pipeline.references.ase_calculator import EMTLabeler, calculator_labeler
 from pipeline.references.base import Labeler
+from pipeline.references.cp2k import CP2KLabeler, cp2k_facts
 from pipeline.references.openmm import OpenMMLabeler, read_topology, topology_numbers
+from pipeline.references.quantum_espresso import QuantumEspressoLabeler, espresso_facts
+from pipeline.settings.dft import CP2KReference, QuantumEspressoReference
 from pipeline.settings.labels import ASEReference, EMTReference, OpenMMReference, Reference
 
 
@@ -40,6 +43,10 @@ def build_reference(settings: Reference) -> Labeler:
             return OpenMMLabeler(settings)
         case ASEReference():
             return calculator_labeler(settings)
+        case CP2KReference():
+            return CP2KLabeler(settings)
+        case QuantumEspressoReference():
+            return QuantumEspressoLabeler(settings)
 
 
 def ready_reference(settings: Reference) -> tuple[Labeler, str]:
@@ -65,7 +72,7 @@ def supported_elements(settings: Reference) -> frozenset[int] | None:
             return frozenset(atomic_numbers[symbol] for symbol in emt_parameters)
         case OpenMMReference():
             return frozenset(int(z) for z in topology_numbers(read_topology(settings)))
-        case ASEReference():
+        case ASEReference() | CP2KReference() | QuantumEspressoReference():
             return None
 
 
@@ -85,6 +92,10 @@ def reference_digest(settings: Reference) -> str:
         case ASEReference():
             facts["calculator"], facts["arguments"] = settings.calculator, settings.arguments
             facts |= _package_versions("ase", settings.calculator.partition(".")[0])
+        case CP2KReference():
+            facts |= cp2k_facts(settings)
+        case QuantumEspressoReference():
+            facts |= espresso_facts(settings)
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

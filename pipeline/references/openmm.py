@@ -12,7 +12,7 @@ from openmm import app
 
 from pipeline.errors import SettingsError, TaskError
 from pipeline.frames import Frame, IntArray
-from pipeline.references.base import Labeler, Properties
+from pipeline.references.base import Calculation, Labeler, Properties
 from pipeline.settings.labels import OpenMMReference
 from pipeline.units import KILOJOULE_PER_MOL, NANOMETRE
 
@@ -42,7 +42,7 @@ class OpenMMLabeler(Labeler):
         """Never: nothing here is periodic."""
         return False
 
-    def label(self, frame: Frame, directory: Path) -> Properties:
+    def label(self, frame: Frame, calculation: Calculation) -> Properties:
         """Energy and forces.
 
         Raises:

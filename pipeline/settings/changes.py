@@ -9,7 +9,7 @@ from pipeline.settings.campaign import CampaignSettings
 from pipeline.settings.problems import show_value
 from pipeline.settings.yaml_source import Plain
 
-RESUMABLE = ("labels.budget", "stop", "site")
+RESUMABLE = ("labels.budget", "labels.recovery", "stop", "site")
 """Keys (and all below them) that may change when a campaign is resumed: they decide how long and where, not what."""
 
 
@@ -43,7 +43,10 @@ def science_digest(settings: CampaignSettings) -> str:
 def _comparable(settings: CampaignSettings) -> dict[str, Plain]:
     """All settings by key path; of the reference's files only the names, so that a campaign can be moved."""
     flat = _flat(settings.model_dump(mode="json"))
-    files = ("labels.reference.topology", "labels.reference.force_field")
+    files = tuple(
+        f"labels.reference.{key}"
+        for key in ("topology", "force_field", "template", "basis_files", "potential_files", "pseudopotentials")
+    )
     return {key: Path(value).name if key.startswith(files) else value for key, value in flat.items()}
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from pipeline.settings.dft import CP2KReference, QuantumEspressoReference
 from pipeline.settings.model import Settings
 
 
@@ -38,7 +39,10 @@ class ASEReference(Settings):
     )
 
 
-Reference = Annotated[EMTReference | OpenMMReference | ASEReference, Field(discriminator="kind")]
+Reference = Annotated[
+    EMTReference | OpenMMReference | ASEReference | CP2KReference | QuantumEspressoReference,
+    Field(discriminator="kind"),
+]
 
 
 class SplitSettings(Settings):
@@ -47,6 +51,20 @@ class SplitSettings(Settings):
     validation: float = Field(0.1, gt=0, lt=0.5, description="share used to pick the best epoch")
     calibration: float = Field(
         0.1, gt=0, lt=0.5, description="share used to calibrate the uncertainty, never trained on"
+    )
+
+
+class RecoverySettings(Settings):
+    """What happens when a label fails."""
+
+    max_tries: PositiveInt = Field(
+        5, description="tries of one label, each made differently from those before; then it is quarantined"
+    )
+    pause_share: float = Field(
+        0.5, gt=0, le=1, description="share of the latest labels failed for one cause above which labelling pauses"
+    )
+    pause_after: PositiveInt = Field(
+        6, description="labels failed for one cause, out of those last asked for, before labelling may pause"
     )
 
 
@@ -60,6 +78,19 @@ class LabelSettings(Settings):
         0.05, le=1.0, description="standard deviation of the rattling of start structures, Å"
     )
     max_force_eV_per_A: float = Field(200.0, gt=0, description="labels with a larger force are refused, eV/Å")
+    max_net_force_eV_per_A: float | None = Field(
+        0.02,
+        gt=0,
+        description="labels whose forces sum to more than this per atom are refused, eV/Å; null where the reference has an "
+        "external field",
+    )
+    energy_window_eV_per_atom: float | None = Field(
+        5.0,
+        gt=0,
+        description="labels whose energy is farther than this from a fit of the earlier labels' energies to their "
+        "compositions are refused, eV per atom; null: not checked",
+    )
+    recovery: RecoverySettings = Field(default_factory=RecoverySettings, description="what happens when a label fails")
     splits: SplitSettings = Field(
         default_factory=SplitSettings, description="shares kept for validation and calibration"
     )

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from pipeline.settings.allocation import Allocation, DriverJob
+from pipeline.settings.launch import LaunchSettings
 from pipeline.settings.model import Settings
 
 WORK = ("walk", "label", "select", "train")
@@ -18,6 +19,10 @@ class SiteSettings(Settings):
         600.0,
         description="seconds after which a walk task hands its walkers on to the next one; what a lost worker costs at most",
     )
+    launch: LaunchSettings = Field(
+        default_factory=LaunchSettings, description="how the program of an external reference is started"
+    )
+    train_ranks: PositiveInt = Field(1, description="MPI ranks of training and selection; 1: without MPI")
 
     @property
     def routes(self) -> dict[str, str]:

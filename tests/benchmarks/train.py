@@ -17,6 +17,7 @@ from provenance import provenance
 from pipeline.frames import Frame
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
 from pipeline.records import Label, Split
+from pipeline.references import Calculation
 from pipeline.references.openmm import OpenMMLabeler
 from pipeline.settings.labels import OpenMMReference
 from pipeline.settings.potential import GMNNSettings
@@ -41,7 +42,7 @@ def rattled_labels(count: int) -> list[Label]:
         atoms = start.copy()
         atoms.rattle(0.05, seed=seed)
         frame = Frame.from_atoms(atoms, system="alanine-dipeptide")
-        found = labeler.label(frame, Path())
+        found = labeler.label(frame, Calculation(directory=Path()))
         label = Label(frame=frame, energy=found.energy, forces=found.forces, stress=None, split=Split.TRAIN, round=0)
         labels.append(label)
     return labels

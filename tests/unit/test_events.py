@@ -17,6 +17,7 @@ from pipeline.events import (
     LabelFailed,
     Labelled,
     Noticed,
+    Requeued,
     Resumed,
     Selected,
     Stopped,
@@ -27,12 +28,28 @@ from pipeline.events import (
     Walked,
     Work,
 )
-from pipeline.records import FileRef, Scores, Split, Timing
+from pipeline.records import Cause, FileRef, Measure, Scores, Split, Timing, Try
 
 FILE = FileRef(path="shards/ä.h5", sha256="0" * 64)
 TIMING = Timing(started=1.5, ended=2.25, cpu_s=0.1, host="here:1")
 SCORES = Scores(count=3, energy_rmse=0.1, energy_mae=0.05, force_rmse=1 / 3, force_mae=2e-17, coverage_total=0.5)
 
+FAILED = LabelFailed(
+    time=7.0,
+    round=1,
+    item=3,
+    number=19,
+    identity="abd",
+    system="a",
+    reason='line 1\nline "2"\u2028',
+    scratch="scratch/x",
+    timing=None,
+    cause=Cause.NOT_CONVERGED,
+    tries=(
+        Try(cause=Cause.CRASH, reason="x", measures=(Measure.MORE_STEPS,), wall_s=1.0, core_s=2.0, directory="try-0"),
+    ),
+    core_s=2.5,
+)
 EXAMPLES: list[Event] = [
     Created(
         time=1.0,
@@ -74,17 +91,8 @@ EXAMPLES: list[Event] = [
         row=1,
         timing=TIMING,
     ),
-    LabelFailed(
-        time=7.0,
-        round=1,
-        item=3,
-        number=19,
-        identity="abd",
-        system="a",
-        reason='line 1\nline "2"\u2028',
-        scratch="scratch/x",
-        timing=None,
-    ),
+    FAILED,
+    Requeued(time=7.5, failures=(FAILED,), picks=(FILE,)),
     Gathered(time=8.0, round=1, file=FILE, count=1),
     Trained(
         time=9.0,

@@ -11,7 +11,7 @@ from ase.io import read
 from pipeline.analysis.held_out import Sampling, draw, held_out_set
 from pipeline.errors import StoreError
 from pipeline.frames import Frame
-from pipeline.references import build_reference
+from pipeline.references import Calculation, build_reference
 from pipeline.settings.labels import EMTReference, OpenMMReference
 
 TEMPLATE = Path(__file__).parents[2] / "apps" / "templates" / "alanine-dipeptide"
@@ -28,7 +28,7 @@ def test_the_set_follows_the_seed_and_is_labelled_by_the_reference(reference, st
     assert len(first) == 5
     assert [label.frame.identity for label in first] == [label.frame.identity for label in again]
     assert not {label.frame.identity for label in first} & {label.frame.identity for label in other}
-    found = build_reference(reference).label(first[2].frame, tmp_path)
+    found = build_reference(reference).label(first[2].frame, Calculation(directory=tmp_path))
     assert first[2].energy == found.energy
     np.testing.assert_array_equal(first[2].forces, found.forces)
 
@@ -55,6 +55,6 @@ def test_a_nearly_harmonic_crystal_has_the_energy_of_its_temperature() -> None:
         temperature_K=100.0, frames=80, runs=2, spacing_ps=0.12, equilibration_ps=0.6, timestep_fs=6.0, seed=1
     )
     energies = np.array([label.energy for label in draw(EMTReference(), [COPPER], sampling)])
-    ground = build_reference(EMTReference()).label(COPPER, Path()).energy
+    ground = build_reference(EMTReference()).label(COPPER, Calculation(directory=Path())).energy
     # equipartition: kT/2 for each of 3 N − 3 vibrations
     assert energies.mean() - ground == pytest.approx(0.5 * 9 * 8.617333e-5 * 100.0, rel=0.2)

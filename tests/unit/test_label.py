@@ -14,7 +14,7 @@ from ase.calculators.emt import EMT
 from pipeline.errors import StoreError
 from pipeline.frames import Frame
 from pipeline.label import FAILURE, RESULT, check_label, run_label
-from pipeline.records import LabelTask, Status
+from pipeline.records import LabelTask, Limits, Status
 from pipeline.references import Properties
 from pipeline.settings.labels import ASEReference, EMTReference
 
@@ -100,7 +100,7 @@ def test_a_missing_calculator_is_a_failure_that_names_the_key(tmp_path: Path) ->
 
 
 def test_a_large_force_is_refused(tmp_path: Path) -> None:
-    result = run_label(replace(task_in(tmp_path), max_force_eV_per_A=1e-3))
+    result = run_label(replace(task_in(tmp_path), limits=Limits(max_force_eV_per_A=1e-3)))
     assert result.status is Status.FAILED
     assert "labels.max_force_eV_per_A" in result.reason
     assert not (Path(result.reason) / RESULT).exists()
@@ -165,7 +165,7 @@ def test_a_full_disk_is_no_fault_of_the_structure(tmp_path: Path) -> None:
 
 
 def test_a_failure_whose_story_a_full_disk_does_not_take_is_no_fault_of_the_structure(tmp_path: Path) -> None:
-    task = replace(task_in(tmp_path), max_force_eV_per_A=1e-3)
+    task = replace(task_in(tmp_path), limits=Limits(max_force_eV_per_A=1e-3))
     full(Path(task.scratch), FAILURE)
     with pytest.raises(StoreError, match="No space left on device"):
         run_label(task)

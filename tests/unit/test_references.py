@@ -11,7 +11,7 @@ from ase.io import read
 
 from pipeline.errors import SettingsError, TaskError
 from pipeline.frames import Frame
-from pipeline.references import Labeler, build_reference, reference_digest, supported_elements
+from pipeline.references import Calculation, Labeler, build_reference, reference_digest, supported_elements
 from pipeline.settings.labels import ASEReference, EMTReference, OpenMMReference, Reference
 
 TEMPLATE = Path(__file__).parents[2] / "apps" / "templates" / "alanine-dipeptide"
@@ -52,13 +52,13 @@ def moved(frame: Frame, positions: np.ndarray, cell: np.ndarray | None = None) -
 
 
 def energy(labeler: Labeler, frame: Frame, directory: Path) -> float:
-    return labeler.label(frame, directory).energy
+    return labeler.label(frame, Calculation(directory=directory)).energy
 
 
 @pytest.mark.parametrize(("settings", "frame"), REFERENCES, ids=["openmm", "emt", "lj"])
 def test_forces_are_minus_the_gradient_of_the_energy(settings: Reference, frame: Frame, tmp_path: Path) -> None:
     labeler = build_reference(settings)
-    forces = labeler.label(frame, tmp_path).forces
+    forces = labeler.label(frame, Calculation(directory=tmp_path)).forces
     rng = np.random.default_rng(1)
     for _ in range(5):
         direction = rng.normal(size=frame.positions.shape)
@@ -74,7 +74,7 @@ def test_stress_is_the_strain_derivative_of_the_energy_per_volume(
     settings: Reference, frame: Frame, tmp_path: Path
 ) -> None:
     labeler = build_reference(settings)
-    stress = labeler.label(frame, tmp_path).stress
+    stress = labeler.label(frame, Calculation(directory=tmp_path)).stress
     assert labeler.provides_stress
     assert stress is not None
     volume = abs(np.linalg.det(frame.cell))
@@ -94,8 +94,11 @@ def test_stress_is_the_strain_derivative_of_the_energy_per_volume(
 def test_labels_do_not_depend_on_what_was_labelled_before(settings: Reference, frame: Frame, tmp_path: Path) -> None:
     used = build_reference(settings)
     for seed in range(3):
-        used.label(peptide(seed=seed) if len(frame) == 22 else copper(seed=seed), tmp_path)
-    late, fresh = used.label(frame, tmp_path), build_reference(settings).label(frame, tmp_path)
+        used.label(peptide(seed=seed) if len(frame) == 22 else copper(seed=seed), Calculation(directory=tmp_path))
+    late, fresh = (
+        used.label(frame, Calculation(directory=tmp_path)),
+        build_reference(settings).label(frame, Calculation(directory=tmp_path)),
+    )
     assert late.energy == fresh.energy
     np.testing.assert_array_equal(late.forces, fresh.forces)
 
@@ -104,15 +107,16 @@ def test_emt_labels_are_those_of_ase(tmp_path: Path) -> None:
     frame = copper()
     atoms = frame.to_atoms()
     atoms.calc = EMT()
-    properties = build_reference(EMTReference()).label(frame, tmp_path)
+    properties = build_reference(EMTReference()).label(frame, Calculation(directory=tmp_path))
     assert properties.energy == atoms.get_potential_energy()
     np.testing.assert_array_equal(properties.forces, atoms.get_forces())
     np.testing.assert_array_equal(properties.stress, atoms.get_stress())
 
 
 def test_an_ase_name_and_an_import_path_mean_the_same_calculator(tmp_path: Path) -> None:
-    by_name = build_reference(ASEReference(calculator="emt")).label(copper(), tmp_path)
-    by_path = build_reference(ASEReference(calculator="ase.calculators.emt.EMT", reuse=True)).label(copper(), tmp_path)
+    by_name = build_reference(ASEReference(calculator="emt")).label(copper(), Calculation(directory=tmp_path))
+    settings = ASEReference(calculator="ase.calculators.emt.EMT", reuse=True)
+    by_path = build_reference(settings).label(copper(), Calculation(directory=tmp_path))
     assert by_name.energy == by_path.energy
 
 
@@ -121,7 +125,7 @@ def test_a_molecule_has_no_stress(tmp_path: Path) -> None:
     cluster = Frame(
         numbers=frame.numbers, positions=frame.positions, cell=np.zeros((3, 3)), pbc=np.zeros(3, bool), system="cu"
     )
-    assert build_reference(EMTReference()).label(cluster, tmp_path).stress is None
+    assert build_reference(EMTReference()).label(cluster, Calculation(directory=tmp_path)).stress is None
 
 
 def test_openmm_refuses_other_atoms_and_periodic_structures(tmp_path: Path) -> None:
@@ -135,15 +139,15 @@ def test_openmm_refuses_other_atoms_and_periodic_structures(tmp_path: Path) -> N
         system="ala",
     )
     with pytest.raises(TaskError, match="same order"):
-        labeler.label(swapped, tmp_path)
+        labeler.label(swapped, Calculation(directory=tmp_path))
     with pytest.raises(TaskError, match="periodic"):
-        labeler.label(copper(), tmp_path)
+        labeler.label(copper(), Calculation(directory=tmp_path))
 
 
 def test_emt_names_the_elements_it_does_not_know(tmp_path: Path) -> None:
     silicon = Frame.from_atoms(bulk("Si"), system="si")
     with pytest.raises(TaskError, match="Si"):
-        build_reference(EMTReference()).label(silicon, tmp_path)
+        build_reference(EMTReference()).label(silicon, Calculation(directory=tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""``site.launch:`` — how a machine starts the program behind a reference. Holds no physics."""
+
+from typing import Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from pipeline.settings.allocation import Walltime
+from pipeline.settings.model import Settings
+
+
+class ProgramSettings(Settings):
+    """Programs by name or path, as the workers find them."""
+
+    cp2k: str = Field("cp2k.psmp", min_length=1, description="CP2K")
+    pw: str = Field("pw.x", min_length=1, description="pw.x of Quantum ESPRESSO")
+
+
+class LaunchSettings(Settings):
+    """How an external reference (CP2K, Quantum ESPRESSO) is started. No shell reads these texts."""
+
+    programs: ProgramSettings = Field(default_factory=ProgramSettings, description="programs by name or path")
+    mpi: str = Field(
+        "mpirun -n {ranks} --bind-to none --oversubscribe",
+        description="command that starts several ranks, e.g. srun -n {ranks} -N {nodes} --exact; {ranks}, {nodes}, {threads} "
+        "and {memory_MB} (per rank) are filled in; one rank on one node starts without it",
+    )
+    ranks: PositiveInt | None = Field(
+        None, description="MPI ranks of one label [default: as many as the threads of a label task leave room for]"
+    )
+    nodes: PositiveInt = Field(1, description="nodes of one label")
+    threads: PositiveInt = Field(1, description="OpenMP threads of one rank")
+    memory_GB: PositiveFloat | None = Field(
+        None, description="address space one rank may take at most, GB [default: no cap]"
+    )
+    time_limit: Walltime = Field(
+        7200, description="wall time of one try of a label: HH:MM:SS or seconds; a longer one is tried where it ran out"
+    )
+    environment: dict[str, str] = Field(default_factory=dict, description="variables of the program, NAME: value")
+    container: str = Field(
+        "", description="command before the program on every rank, e.g. apptainer exec --bind /scratch cp2k.sif"
+    )
+
+    @model_validator(mode="after")
+    def _known_fields(self) -> Self:
+        known = {"ranks": "1", "nodes": "1", "threads": "1", "memory_MB": "1"}
+        try:
+            self.mpi.format(**known)
+        except (KeyError, IndexError, ValueError, AttributeError):
+            raise ValueError(
+                f"mpi: {self.mpi!r} may hold only {', '.join(f'{{{name}}}' for name in known)}; "
+                "write other braces twice"
+            ) from None
+        return self
