@@ -57,7 +57,8 @@ def launch() -> LaunchSettings:
 def silicon() -> Frame:
     """Two atoms of diamond, one moved, the cell sheared: no symmetry, forces of some eV/Å and all six stresses."""
     atoms = bulk("Si", "diamond", a=5.43)
-    atoms.set_cell(atoms.cell.array @ (np.eye(3) + [[0.01, 0.0, 0.0], [0.02, -0.01, 0.0], [0.0, 0.01, 0.02]]), True)
+    strained = np.array([[1.01, 0.0, 0.0], [0.02, 0.99, 0.0], [0.0, 0.01, 1.02]])
+    atoms.set_cell(atoms.cell.array @ strained, scale_atoms=True)
     atoms.positions[1] += [0.12, -0.07, 0.04]
     return Frame.from_atoms(atoms, system="silicon")
 
