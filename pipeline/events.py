@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.errors import StoreError
-from pipeline.records import Cause, FileRef, Scores, Split, Timing, Try
+from pipeline.records import Cause, FileRef, Measure, Scores, Split, Timing, Try
 
 SCHEMA = 2
 """Version of the events. Reading refuses any other."""
@@ -136,6 +136,7 @@ class Labelled:
         file, row: where the label lies.
         reference: digest of the level of theory.
         tries: failed ones before it succeeded; core_s: core seconds held by all.
+        measures: what the try that succeeded did differently from the settings.
     """
 
     kind: Literal["labelled"] = "labelled"
@@ -151,6 +152,7 @@ class Labelled:
     timing: Timing
     reference: str = ""
     tries: tuple[Try, ...] = ()
+    measures: tuple[Measure, ...] = ()
     core_s: float = 0.0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.frames import FloatArray, Frame
 from pipeline.records.basics import Remark, Status, Timing
-from pipeline.records.failures import Cause, Try
+from pipeline.records.failures import Cause, Measure, Try
 from pipeline.settings.labels import RecoverySettings, Reference
 from pipeline.settings.launch import LaunchSettings
 
@@ -100,6 +100,7 @@ class LabelResult:
         charges, magnetic_moments, program: as in :class:`Label`.
         cause: why it failed; None for a good one.
         tries: the failed ones, in their order, whichever workers made them.
+        measures: what the try that succeeded did differently from the settings.
         core_s: core seconds held by all tries.
         guess: directory with restart files inside the task's scratch; empty: none.
     """
@@ -117,6 +118,7 @@ class LabelResult:
     program: str = ""
     cause: Cause | None = None
     tries: tuple[Try, ...] = ()
+    measures: tuple[Measure, ...] = ()
     core_s: float = 0.0
     guess: str = ""
     remarks: tuple[Remark, ...] = ()
