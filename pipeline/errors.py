@@ -10,7 +10,8 @@ The tree, by who must act::
     │   └── DiskFullError   a disk takes no more: the user frees space, and what was to be written is written then
     ├── ModelError      a model file is missing, damaged or of another version
     ├── TaskError       a task was asked for something it cannot do: a bug or a bad input
-    └── LostWorkerError the process or node that carried out a task died, more than once
+    ├── LostWorkerError the process or node that carried out a task died, more than once
+    └── PostponedError  the job ends before the task can: it goes on in another job
 
 Expected failures of a task (SCF not converged, walker exploded, time limit) are a ``Status`` in a result, never one of these.
 """
@@ -74,3 +75,7 @@ class TaskError(PipelineError):
 
 class LostWorkerError(PipelineError):
     """The process or node that carried out a task died, each time it was tried."""
+
+
+class PostponedError(PipelineError):
+    """The job that carries out a task ends before the task can; what was done is kept, and another job goes on with it."""
