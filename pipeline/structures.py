@@ -12,9 +12,10 @@ from ase.io.formats import UnknownFileTypeError
 from pipeline.errors import SettingsError, StructureError
 from pipeline.frames import Frame, check_frame
 from pipeline.references.build import build_reference, supported_elements
+from pipeline.references.composition import composition_problems
 from pipeline.references.openmm import read_topology, topology_numbers
 from pipeline.settings.campaign import CampaignSettings
-from pipeline.settings.dft import CP2KReference, QuantumEspressoReference
+from pipeline.settings.dft import CP2KReference, ElectronicSettings, QuantumEspressoReference
 from pipeline.settings.labels import OpenMMReference, Reference
 from pipeline.settings.systems import SystemSettings
 
@@ -92,7 +93,10 @@ def reference_problems(reference: Reference, frames: Systems, base: Path) -> lis
         return [str(error)]
     if isinstance(placed, OpenMMReference):
         return list(_topology_problems(placed, frames))
-    return list(_element_problems(placed, known, frames)) if known is not None else []
+    problems = list(_element_problems(placed, known, frames)) if known is not None else []
+    if isinstance(placed, ElectronicSettings):
+        problems += composition_problems(placed, frames)
+    return problems
 
 
 def weight_problems(settings: CampaignSettings, frames: Systems) -> list[str]:

@@ -61,7 +61,7 @@ def make_config(
             notify=notify,
             address=address,
             encrypted=True,
-            max_workers_per_node=allocation.workers_per_node,
+            max_workers_per_node=site.workers_per_pool(label),
             cores_per_worker=1e-6,  # the number of workers alone decides
             cpu_affinity="none",  # the job's cores are SLURM's affair
             heartbeat_period=HEARTBEAT_S,

@@ -39,8 +39,7 @@ def script(kind: JobKind, command: str, output: Path) -> str:
     """
     allocation = kind.allocation
     lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in _options(kind, output)), ""]
-    lines += ["# srun would take the environment from SBATCH_EXPORT, and since 22.05 forgets --cpus-per-task"]
-    lines += ["export SLURM_EXPORT_ENV=ALL", f"export SRUN_CPUS_PER_TASK={allocation.cores_per_node}"]
+    lines += ["# srun would take the environment from SBATCH_EXPORT", "export SLURM_EXPORT_ENV=ALL"]
     ends = f"$(( $(date +%s) + {allocation.walltime} ))"
     lines += [f'export FARWALK_JOB_ENDS="${{SLURM_JOB_END_TIME:-{ends}}}"']
     lines += environment(allocation.cores_per_worker, allocation.gpus_per_node, kind.exports)
@@ -106,10 +105,12 @@ def _start(kind: JobKind, command: str) -> list[str]:
         'mkdir -p "$FARWALK_SCRATCH" && [ -w "$FARWALK_SCRATCH" ] && export TMPDIR="$FARWALK_SCRATCH"',
         f"exec {command}",
     ]
-    nodes = kind.allocation.nodes_per_block
-    if (kind.allocation.launcher or ("srun" if nodes > 1 else "single")) == "single":
+    if kind.site.launcher(kind.label) == "single":
         return node
-    step = f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 {kind.allocation.launcher_options}".rstrip()
+    nodes, cores = kind.allocation.nodes_per_block, kind.allocation.cores_per_node
+    # since 22.05 srun forgets --cpus-per-task of the job; --overlap leaves the cores to the srun of a label
+    step = f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --cpus-per-task={cores} --overlap"
+    step = f"{step} {kind.allocation.launcher_options}".rstrip()
     return [f"exec {step} bash -c {shlex.quote(chr(10).join(node))}"]
 
 

@@ -82,7 +82,9 @@ class Allocation(JobSettings):
     cores_per_worker: PositiveInt = Field(1, description="CPU threads of a worker")
     exclusive: bool = Field(False, description="ask for whole nodes")
     launcher: Literal["single", "srun"] | None = Field(
-        None, description="how worker pools start on the nodes of a job [default: srun with several nodes, else single]"
+        None,
+        description="how worker pools start on the nodes of a job: with srun one on each, or a single one on the first "
+        "[default: srun with several nodes, unless a label takes several, else single]",
     )
     launcher_options: str = Field("", description="options of srun")
     drain: Walltime | None = Field(
@@ -110,11 +112,6 @@ class Allocation(JobSettings):
         if self.gpus_per_node:
             return self.gpus_per_node * self.workers_per_gpu
         return max(1, self.cores_per_node // self.cores_per_worker)
-
-    @property
-    def slots(self) -> int:
-        """Workers when all jobs run."""
-        return self.max_blocks * self.nodes_per_block * self.workers_per_node
 
     @property
     def drain_s(self) -> int:

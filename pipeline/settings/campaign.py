@@ -4,11 +4,12 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
+from pipeline.settings.dft import ElectronicSettings
 from pipeline.settings.labels import LabelSettings
 from pipeline.settings.model import Settings
 from pipeline.settings.potential import PotentialSettings
 from pipeline.settings.selection import SelectionSettings
-from pipeline.settings.site import LocalHTEXSite, Site
+from pipeline.settings.site import LocalHTEXSite, Site, SlurmSite
 from pipeline.settings.stopping import StopRule
 from pipeline.settings.systems import SystemSettings
 from pipeline.settings.training import TrainingSettings
@@ -75,6 +76,24 @@ class CampaignSettings(Settings):
                 f"walkers.stop.isolation_A ({self.walkers.stop.isolation_A}) exceeds potential.cutoff_A "
                 f"({self.potential.cutoff_A}); lower it"
             )
+        problems += self._time_problems()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _time_problems(self) -> list[str]:
+        """Whether one try of a label can end before the job it runs in does."""
+        if not isinstance(self.site, SlurmSite) or not isinstance(self.labels.reference, ElectronicSettings):
+            return []
+        limit_s, job = self.site.launch.time_limit, self.site.label
+        if limit_s >= job.walltime:
+            return [
+                f"site.launch.time_limit ({limit_s} s) does not fit into site.label.walltime ({job.walltime} s); "
+                "lower it or raise walltime and drain"
+            ]
+        if limit_s > job.drain_s:
+            return [
+                f"site.launch.time_limit ({limit_s} s) exceeds site.label.drain ({job.drain_s} s): a label begun that late "
+                "would be cut by the end of its job; lower it or raise drain"
+            ]
+        return []

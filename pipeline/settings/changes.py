@@ -9,8 +9,18 @@ from pipeline.settings.campaign import CampaignSettings
 from pipeline.settings.problems import show_value
 from pipeline.settings.yaml_source import Plain
 
-RESUMABLE = ("labels.budget", "labels.recovery", "stop", "site")
-"""Keys (and all below them) that may change when a campaign is resumed: they decide how long and where, not what."""
+RESUMABLE = (
+    "labels.budget",
+    "labels.recovery",
+    "labels.max_force_eV_per_A",
+    "labels.max_net_force_eV_per_A",
+    "labels.energy_window_eV_per_atom",
+    "labels.reference.max_steps",
+    "stop",
+    "site",
+)
+"""Keys (and all below them) that may change when a campaign is resumed: they decide how long, where and what is refused, not
+what a label is."""
 
 
 def changed_keys(old: CampaignSettings, new: CampaignSettings) -> dict[str, tuple[Any, Any]]:

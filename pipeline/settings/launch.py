@@ -1,5 +1,6 @@
 """``site.launch:`` — how a machine starts the program behind a reference. Holds no physics."""
 
+from pathlib import PurePath
 from typing import Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -40,6 +41,11 @@ class LaunchSettings(Settings):
         "", description="command before the program on every rank, e.g. apptainer exec --bind /scratch cp2k.sif"
     )
 
+    @property
+    def is_srun(self) -> bool:
+        """Whether SLURM itself places the ranks."""
+        return PurePath(self.mpi.split()[0]).name == "srun" if self.mpi.strip() else False
+
     @model_validator(mode="after")
     def _known_fields(self) -> Self:
         known = {"ranks": "1", "nodes": "1", "threads": "1", "memory_MB": "1"}
@@ -50,4 +56,8 @@ class LaunchSettings(Settings):
                 f"mpi: {self.mpi!r} may hold only {', '.join(f'{{{name}}}' for name in known)}; "
                 "write other braces twice"
             ) from None
+        if "{ranks}" not in self.mpi:
+            raise ValueError(f"mpi: {self.mpi!r} does not say how many ranks; write {{ranks}} where their number goes")
+        if self.ranks is not None and self.ranks < self.nodes:
+            raise ValueError(f"ranks ({self.ranks}) is below nodes ({self.nodes}): each node needs at least one")
         return self

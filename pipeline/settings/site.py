@@ -1,8 +1,8 @@
 """``site:`` — where tasks run. Holds no physics."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.settings.allocation import Allocation, DriverJob
 from pipeline.settings.launch import LaunchSettings
@@ -38,6 +38,18 @@ class ResourceSettings(SiteSettings):
     walk_threads: PositiveInt = Field(1, description="CPU threads per walk task")
     label_threads: PositiveInt = Field(1, description="CPU threads per label task")
     train_threads: PositiveInt = Field(1, description="CPU threads of training and selection")
+
+    @model_validator(mode="after")
+    def _label_fits(self) -> Self:
+        problems = []
+        if self.launch.nodes > 1:
+            problems.append(
+                f"launch.nodes is {self.launch.nodes}, but this machine is one node; only kind: slurm has more"
+            )
+        problems += _ranks_problems(self.launch, self.label_threads, "label_threads")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
 
 
 class InlineSite(ResourceSettings):
@@ -92,15 +104,60 @@ class SlurmSite(SiteSettings):
         named = {"walk": self.walk, "label": self.label, "select": self.select, "train": self.train}
         return {label: allocation for label, allocation in named.items() if allocation is not None}
 
+    @model_validator(mode="after")
+    def _label_fits(self) -> Self:
+        nodes, job = self.launch.nodes, self.label
+        problems = []
+        if nodes > 1:
+            if job.nodes_per_block % nodes:
+                problems.append(
+                    f"label.nodes_per_block ({job.nodes_per_block}) is not a multiple of launch.nodes ({nodes}): "
+                    "jobs for labels must hold whole labels"
+                )
+            elif job.nodes_per_block > nodes and not self.launch.is_srun:
+                problems.append(
+                    f"label.nodes_per_block ({job.nodes_per_block}) holds {job.nodes_per_block // nodes} labels of "
+                    f"launch.nodes ({nodes}), but launch.mpi would start all on the same nodes; use srun --exact there, or "
+                    f"set nodes_per_block to {nodes}"
+                )
+            if job.launcher == "srun":
+                problems.append(
+                    f"label.launcher is srun, but with launch.nodes ({nodes}) one worker serves several nodes; use single"
+                )
+        problems += _ranks_problems(self.launch, nodes * job.cores_per_worker, "label.cores_per_worker × launch.nodes")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def launcher(self, label: str) -> Literal["single", "srun"]:
+        """How the worker pools of an executor's job start: one alone on the first node, or with srun one on each."""
+        job = self.allocations[label]
+        if label == "label" and self.launch.nodes > 1:
+            return "single"  # the program of a label, not the worker, spreads over its nodes
+        return job.launcher or ("srun" if job.nodes_per_block > 1 else "single")
+
+    def workers_per_pool(self, label: str) -> int:
+        """Workers that one pool of an executor holds."""
+        job = self.allocations[label]
+        if label == "label" and self.launch.nodes > 1:
+            return job.nodes_per_block // self.launch.nodes
+        return job.workers_per_node
+
+    def slots(self, label: str) -> int:
+        """Workers of an executor when all its jobs run."""
+        job = self.allocations[label]
+        pools = job.nodes_per_block if self.launcher(label) == "srun" else 1
+        return job.max_blocks * pools * self.workers_per_pool(label)
+
     @property
     def walk_slots(self) -> int:
         """Walk tasks at a time."""
-        return self.walk.slots
+        return self.slots("walk")
 
     @property
     def label_slots(self) -> int:
         """Label tasks at a time."""
-        return self.label.slots
+        return self.slots("label")
 
     @property
     def walk_threads(self) -> int:
@@ -109,13 +166,24 @@ class SlurmSite(SiteSettings):
 
     @property
     def label_threads(self) -> int:
-        """CPU threads per label task."""
+        """CPU threads per label task, on each of its nodes."""
         return self.label.cores_per_worker
 
     @property
     def train_threads(self) -> int:
         """CPU threads of training and selection."""
         return (self.train or self.walk).cores_per_worker
+
+
+def _ranks_problems(launch: LaunchSettings, cores: int, key: str) -> list[str]:
+    """Whether the program of a label asks for more cores than a label task has."""
+    asked = (launch.ranks or launch.nodes) * launch.threads
+    if asked <= cores:
+        return []
+    return [
+        f"launch.ranks × launch.threads is {asked}, but a label task has {cores} cores ({key}); lower the former or raise "
+        "the latter"
+    ]
 
 
 Site = Annotated[InlineSite | LocalThreadsSite | LocalHTEXSite | SlurmSite, Field(discriminator="kind")]

@@ -13,6 +13,7 @@ from pipeline.settings import CampaignSettings
 from pipeline.settings.changes import changed_keys, is_resumable, refused_changes, science_digest
 from pipeline.settings.keys import every_key
 from pipeline.settings.loading import dump_settings, load_campaign
+from pipeline.settings.site import SlurmSite
 from pipeline.settings.yaml_source import parse_yaml, show_path
 
 MINIMAL: dict[str, Any] = {
@@ -209,3 +210,69 @@ def test_moving_the_files_of_a_reference_is_no_change(tmp_path: Path) -> None:
     other = load_campaign(tmp_path / "campaign.yaml", ["labels.reference.topology=/here/other.pdb"]).settings
     assert science_digest(settings) == science_digest(moved)
     assert refused_changes(settings, other) == ["labels.reference.topology: was 'mol.pdb', is 'other.pdb'"]
+
+
+QE = {"kind": "quantum_espresso", "pseudopotentials": "/pseudo", "cutoff_Ry": 20}
+SLURM: dict[str, Any] = {
+    "kind": "slurm",
+    "walk": {"walltime": "01:00:00", "cores_per_node": 4},
+    "label": {"walltime": "06:00:00", "cores_per_node": 8, "cores_per_worker": 4, "drain": "02:00:00"},
+}
+
+
+def site_problems(directory: Path, site: dict[str, Any], *overrides: str) -> str:
+    labels = {"reference": QE, "budget": 64}
+    return problems_of(directory, {**MINIMAL, "labels": labels, "site": site}, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["site.launch.ranks=3", "site.launch.threads=2"], "ranks × launch.threads is 6, but a label task has 4 cores"),
+        (["site.launch.ranks=8"], "launch.ranks × launch.threads is 8, but a label task has 4 cores"),
+        (["site.launch.nodes=2"], "label.nodes_per_block (1) is not a multiple of launch.nodes (2)"),
+        (
+            ["site.launch.nodes=2", "site.label.nodes_per_block=4"],
+            "use srun --exact there, or set nodes_per_block to 2",
+        ),
+        (
+            ["site.launch.nodes=2", "site.label.nodes_per_block=2", "site.label.launcher=srun"],
+            "label.launcher is srun",
+        ),
+        (["site.launch.nodes=2", "site.launch.ranks=1"], "ranks (1) is below nodes (2)"),
+        (["site.launch.time_limit=06:00:00"], "does not fit into site.label.walltime (21600 s)"),
+        (["site.launch.time_limit=02:30:00"], "site.launch.time_limit (9000 s) exceeds site.label.drain (7200 s)"),
+        (["site.launch.mpi=mpirun -n {rank}"], "may hold only {ranks}, {nodes}, {threads}, {memory_MB}"),
+        (["site.launch.mpi=mpirun -n 4"], "does not say how many ranks"),
+    ],
+)
+def test_a_label_that_its_jobs_cannot_hold_is_refused(tmp_path: Path, overrides: list[str], expected: str) -> None:
+    assert expected in site_problems(tmp_path, SLURM, *overrides)
+
+
+def test_a_laptop_is_one_node_with_the_cores_of_a_label_task(tmp_path: Path) -> None:
+    text = site_problems(tmp_path, {"kind": "local_htex", "launch": {"ranks": 2, "nodes": 2}})
+    assert "only kind: slurm has more" in text
+    assert "a label task has 1 cores (label_threads)" in text
+
+
+def test_time_limits_of_programs_mean_nothing_to_a_reference_in_the_worker(tmp_path: Path) -> None:
+    labels = {"reference": {"kind": "emt"}, "budget": 64}
+    path = write(tmp_path, {**MINIMAL, "labels": labels, "site": SLURM})
+    assert load_campaign(path, ["site.launch.time_limit=09:00:00"]).settings.site.launch.time_limit == 9 * 3600
+
+
+def test_labels_of_several_nodes_have_one_worker_for_each_group_of_nodes(tmp_path: Path) -> None:
+    labels = {"reference": QE, "budget": 64}
+    path = write(tmp_path, {**MINIMAL, "labels": labels, "site": SLURM})
+    size = ["site.label.nodes_per_block=4", "site.label.max_blocks=3"]
+    packed = load_campaign(path, size).settings.site
+    assert isinstance(packed, SlurmSite)
+    assert (packed.launcher("label"), packed.workers_per_pool("label"), packed.label_slots) == ("srun", 2, 24)
+    spread = load_campaign(path, [*size, "site.launch.nodes=2", "site.launch.mpi=srun -n {ranks} -N {nodes}"]).settings
+    assert isinstance(spread.site, SlurmSite)
+    assert (spread.site.launcher("label"), spread.site.workers_per_pool("label")) == ("single", 2)
+    assert spread.site.label_slots == 6
+    alone = load_campaign(path, [*size, "site.label.launcher=single"]).settings.site
+    assert isinstance(alone, SlurmSite)
+    assert alone.label_slots == 6, "a single pool serves the first node of its job alone"

@@ -120,8 +120,8 @@ def test_workers_without_gpus_see_none(tmp_path):
 
 def test_several_nodes_are_started_by_srun_with_one_pool_and_all_cores_on_each():
     text = text_of(site({"nodes_per_block": 3, "launcher_options": "--cpu-bind=none"}))
-    assert "exec srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --cpu-bind=none bash -c" in text
-    assert "export SRUN_CPUS_PER_TASK=8" in text
+    step = "exec srun --nodes=3 --ntasks=3 --ntasks-per-node=1 --cpus-per-task=8 --overlap --cpu-bind=none bash -c"
+    assert step in text
     assert "srun" not in text_of(site()).split("exec")[1]
 
 
