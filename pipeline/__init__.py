@@ -36,10 +36,13 @@ The map, bottom-up: a module imports only from modules above itself.
 ``estimate``           what a campaign will take
 ``splits``             what a label is used for
 ``lock``, ``store``    one driver; where its files are
+``quarantine``         labels that failed for good, and how they are tried again
 ``tasks``              from a request to a task
 ``recording``          from results to files and events
 ``steps``, ``inline``  who carries tasks out
 ``trial``              a campaign in small: what `farwalk check` runs
+``scan``               one key of the reference and the values to compare
+``convergence``        errors of labels against the finest value of a scan
 ``driver``             the loop
 ``campaign``           a campaign directory, made or taken up, and run
 ``export``             labels or the model as one file
