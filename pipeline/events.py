@@ -267,12 +267,13 @@ class Noticed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
-    """The driver ended; what was still in flight, if anything, was left behind."""
+    """The driver ended; what was still in flight, if anything, was left behind. ``remedy``: what a person must do."""
 
     kind: Literal["stopped"] = "stopped"
     time: float
     reason: EndReason
     message: str
+    remedy: str = ""
 
 
 Event = (
