@@ -9,8 +9,10 @@ from apps.cli.boundary import guarded
 from apps.cli.check import check
 from apps.cli.demo import demo
 from apps.cli.export import export
+from apps.cli.failures import failures
 from apps.cli.init import init
 from apps.cli.jobs import jobs
+from apps.cli.relabel import relabel
 from apps.cli.run import run
 from apps.cli.schema import schema
 from apps.cli.status import status
@@ -41,7 +43,7 @@ def _options(
     pass
 
 
-for verb in (init, check, run, submit, status, jobs, stop, export, demo, schema):
+for verb in (init, check, run, submit, status, failures, relabel, jobs, stop, export, demo, schema):
     application.command()(guarded(verb))
 
 

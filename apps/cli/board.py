@@ -1,16 +1,18 @@
 """What a person wants to know of a running campaign, folded from its events."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from apps.cli.console import duration
 from pipeline.events import (
     Created,
+    EndReason,
     Event,
     LabelFailed,
     Labelled,
     Noticed,
+    Requeued,
     Resumed,
     Selected,
     Stopped,
@@ -39,7 +41,8 @@ class Board:
     """The state of a campaign in a few numbers.
 
     Attributes:
-        budget: reference calculations allowed; labels: made; failed: of these, without a result.
+        budget: reference calculations allowed; labels: made; failed: of these, without a result, by cause.
+        is_paused: whether labelling paused since one cause hit too many labels.
         round: current round; phase: what is being done.
         done, total: tasks of the phase; of walks, which are cut into legs, MD steps of each slot, over all batches.
         version: newest model; validation, fresh: force RMSE in eV/Å of the newest model on its validation labels, and of
@@ -50,7 +53,8 @@ class Board:
 
     budget: int = 0
     labels: int = 0
-    failed: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    is_paused: bool = False
     round: int = 0
     phase: str = "starting"
     done: int = 0
@@ -92,8 +96,12 @@ class Board:
                 self.done += 1
                 self._outstanding -= 1
                 self.labels += 1
-                self.failed += isinstance(event, LabelFailed)
+                if isinstance(event, LabelFailed):
+                    self.failed[event.cause.value] += 1
                 self._add_time(Work.LABEL, event.timing.wall_s if event.timing else 0.0)
+            case Requeued():
+                self.labels -= len(event.failures)  # they are asked for again
+                self.failed -= Counter(failure.cause.value for failure in event.failures)
             case Selected():
                 self._add_time(Work.SELECT, event.timing.wall_s if event.timing else 0.0)
             case Trained():
@@ -107,13 +115,14 @@ class Board:
                 self.notices.append((event.time, notice_line(event)))
             case Stopped():
                 self.ended = event.message or event.reason.value
+                self.is_paused = event.reason is EndReason.LABELS_PAUSED
                 self.phase = "stopped"
 
     def _begin(self, settings: CampaignSettings) -> None:
         self.budget = settings.labels.budget
         self._segment, self._batches = settings.walkers.segment_steps, batches(settings)
         self._outstanding = 0
-        self.ended = ""
+        self.ended, self.is_paused = "", False
 
     def _submit(self, event: Submitted) -> None:
         if self._phase != (event.work, event.round):
@@ -135,7 +144,8 @@ class Board:
         """One line: round, labels, model and its errors."""
         parts = [f"round {self.round}", f"{self.labels}/{self.budget} labels"]
         if self.failed:
-            parts.append(f"{self.failed} failed")
+            causes = ", ".join(f"{count} {cause}" for cause, count in self.failed.most_common())
+            parts.append(f"{self.failed.total()} failed ({causes})")
         if self.version:
             parts.append(f"model {self.version}")
         if self.validation is not None:

@@ -16,6 +16,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.3g} d"
 
 
+def core_hours(core_s: float) -> str:
+    """Hours of one core, three digits; ``0`` for none."""
+    return f"{core_s / 3600:.3g}"
+
+
 def size(count: float) -> str:
     """Bytes in decimal units, ``1.2 GB``."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -62,7 +62,9 @@ class Display:
         if self._quiet:
             return
         if isinstance(event, LabelFailed):
-            OUT.print(f"label {event.number} failed: {event.reason} ({event.scratch})", markup=False)
+            tries = f" after {len(event.tries)} tries" if len(event.tries) > 1 else ""
+            why = f"label {event.number} failed{tries}, {event.cause.value}: {event.reason}"
+            OUT.print(self._stamped(f"{why} ({event.scratch})"), markup=False)
         if isinstance(event, Noticed | TaskLost):
             OUT.print(self._stamped(notice_line(event)), markup=False)
         if isinstance(event, TaskFailed):
