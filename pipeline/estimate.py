@@ -15,6 +15,7 @@ class Costs:
 
     Attributes:
         label_s: seconds per reference calculation (median; the first one of a worker, which may load things, left out).
+        label_core_s: core seconds that one holds, median; 0 where the reference does not say.
         handling_s: seconds a worker spends between two short labels: the way to the driver and back, files.
         structure_epoch_s: seconds of training per structure and epoch.
         walker_step_s: seconds per MD step of a whole batch of ``walkers.batch`` walkers.
@@ -22,6 +23,7 @@ class Costs:
     """
 
     label_s: float
+    label_core_s: float = 0.0
     handling_s: float
     structure_epoch_s: float
     walker_step_s: float
@@ -122,6 +124,9 @@ def share_of(kind: str, site: Site) -> Share:
     """What a worker for a kind of work takes."""
     if isinstance(site, SlurmSite):
         allocation = site.allocations[site.routes[kind]]
+        nodes = site.launch.nodes
+        if kind == "label" and nodes > 1:  # a worker for each group of nodes
+            return Share(cores=nodes * allocation.cores_per_node, gpus=nodes * allocation.gpus_per_node)
         workers = allocation.workers_per_node
         return Share(cores=allocation.cores_per_node / workers, gpus=allocation.gpus_per_node / workers)
     threads = {"walk": site.walk_threads, "label": site.label_threads, "train": site.train_threads}

@@ -33,6 +33,26 @@ _OUTER_RANK = (
     "OMPI_COMM_WORLD_SIZE",
 )
 """A worker that srun or mpirun started hands these on; the program would take itself for a rank of the worker's."""
+_OUTER_STEP = (
+    "SLURM_NTASKS_PER_NODE",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_CPU_BIND",
+    "SLURM_CPU_BIND_LIST",
+    "SLURM_CPU_BIND_TYPE",
+    "SLURM_DISTRIBUTION",
+)
+"""The srun of a label would take these of the worker's job or step for its own options."""
+_OUTER_JOB = (
+    "SLURM_JOB_ID",
+    "SLURM_JOBID",
+    "SLURM_JOB_NODELIST",
+    "SLURM_NODELIST",
+    "SLURM_STEP_ID",
+    "SLURM_STEPID",
+    "SLURM_PROCID",
+)
+"""In a job of several nodes mpirun would spread ranks over all of them, where each node has labels of its own; and OpenMPI
+without mpirun fails in a step of srun."""
 _OUT_OF_MEMORY = re.compile(
     r"bad_alloc|cannot allocate memory|out of memory|oom.kill|insufficient virtual memory|memory allocation failed"
     r"|failed to map segment|allocation would exceed memory limit|error allocating \d+|not enough space for memory",
@@ -148,7 +168,9 @@ def command_of(program: str, arguments: Sequence[str], calculation: Calculation)
                 "Install util-linux on the workers, or set site.launch.memory_GB to null.",
             )
         limits = ["prlimit", f"--as={int(calculation.memory_GB * 1e9)}"]
-    unset = [option for name in _OUTER_RANK for option in ("-u", name)]
+    by_slurm = launch.nodes > 1 or (calculation.ranks > 1 and launch.is_srun)
+    outer = (*_OUTER_RANK, *_OUTER_STEP, *(() if by_slurm else _OUTER_JOB))
+    unset = [option for name in outer for option in ("-u", name)]
     # texts are recognised in English; the site's own variables come last
     variables = {
         "LC_ALL": "C",

@@ -22,7 +22,8 @@ class LaunchSettings(Settings):
     programs: ProgramSettings = Field(default_factory=ProgramSettings, description="programs by name or path")
     mpi: str = Field(
         "mpirun -n {ranks} --bind-to none --oversubscribe",
-        description="command that starts several ranks, e.g. srun -n {ranks} -N {nodes} --exact; {ranks}, {nodes}, {threads} "
+        description="command that starts several ranks, e.g. srun -n {ranks} -N {nodes} -c {threads} --exact --mem=0; "
+        "{ranks}, {nodes}, {threads} "
         "and {memory_MB} (per rank) are filled in; one rank on one node starts without it",
     )
     ranks: PositiveInt | None = Field(
