@@ -22,3 +22,12 @@ KILOJOULE_PER_MOL: float = float(_ase.kJ / _ase.mol)
 
 NANOMETRE: float = float(_ase.nm)
 """One nanometre in Å."""
+
+HARTREE: float = float(_ase.Hartree)
+"""One Hartree in eV."""
+
+RYDBERG: float = float(_ase.Rydberg)
+"""One Rydberg in eV."""
+
+BOHR: float = float(_ase.Bohr)
+"""One Bohr radius in Å."""
