@@ -58,9 +58,11 @@ def _address(here: str) -> str:
 def find_node(environment: Mapping[str, str]) -> Node:
     """What the environment says of this machine."""
     scratch, ends = environment.get("FARWALK_SCRATCH"), environment.get("FARWALK_JOB_ENDS")
-    # the directory is shared with other users of the node: the cache is this user's alone
-    cache = Path(scratch) / f"farwalk-cache-{os.getuid()}" if scratch else None
-    return Node(cache=cache, ends=float(ends) if ends else None)
+    if not scratch:
+        return Node(ends=float(ends) if ends else None)
+    # the directory is shared with other users of the node: these two are this user's alone
+    cache, tries = (Path(scratch) / f"farwalk-{name}-{os.getuid()}" for name in ("cache", "tries"))
+    return Node(cache=cache, scratch=tries, ends=float(ends) if ends else None)
 
 
 def driver_code() -> str:

@@ -7,6 +7,7 @@ The map, bottom-up: a module imports only from modules above itself.
 ``units``, ``seeds``   ASE units inside; seeds that depend on what a task is, never on when it ran
 ``settings``           the campaign file as frozen pydantic models
 ``frames``             one structure
+``ranks``              who shares a task: one process, or MPI ranks
 ``records``            everything that crosses a process border
 ``durable``            files that are there as a whole or not at all
 ``node``               the machine a task happens to run on
@@ -23,19 +24,28 @@ The map, bottom-up: a module imports only from modules above itself.
 ``intake``             campaign file and structures together, or one error with all that is wrong
 ``selection``          which candidates are worth a label
 ``training``           loss, trainer, calibration
+``label_directory``    what a label task keeps: its result, its tries, its failure
+``workspace``          where a try of a label runs, and what is kept of its files
+``together``           a task carried out by several MPI ranks, seen from its worker
 ``walk``               the walk task: one record in, one record out
 ``label``              the label task
 ``select``             the select task
 ``train``              the train task
+``mpi``                the program of each rank
 ``analysis``           coverage, errors, collective variables, held-out sets
 ``events``             facts, one dataclass each
 ``event_log``          the append-only log of events
 ``rows``               sequences that grow and never change
 ``state``              what is known: the fold of the events
+``faults``             when labelling must pause
 ``policy``             what to do next: pure functions of what is known
+``losses``             what becomes of a task without a result
 ``estimate``           what a campaign will take
 ``splits``             what a label is used for
 ``lock``, ``store``    one driver; where its files are
+``level``              what may have changed the level of theory
+``energy_window``      which energies are plausible
+``guesses``            restart files of labels
 ``quarantine``         labels that failed for good, and how they are tried again
 ``tasks``              from a request to a task
 ``recording``          from results to files and events

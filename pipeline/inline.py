@@ -22,7 +22,7 @@ def run_task(task: Task, node: Node = ANYWHERE) -> Result:
         case SelectTask():
             return run_select(task, node)
         case LabelTask():
-            return run_label(task)
+            return run_label(task, node)
         case TrainTask():
             return run_train(task, node)
 

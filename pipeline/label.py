@@ -1,147 +1,303 @@
-"""The label task: one structure, one reference calculation, one directory."""
+"""The label task: one structure, tries of one reference calculation until one succeeds or nothing else can be done."""
 
-import hashlib
-import json
 import logging
 import socket
-import tempfile
+import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline.durable import FREE_SPACE, NO_ROOM, not_written, write_text_durably, written_into
-from pipeline.errors import PipelineError
-from pipeline.records import LabelResult, LabelTask, Remark, Status, Stopwatch, Timing
-from pipeline.references import Calculation, Properties, ready_reference
+from pipeline.errors import DiskFullError, PipelineError, PostponedError, SettingsError, TaskError
+from pipeline.label_directory import (
+    FAILURE,
+    Tries,
+    new_directory,
+    read_result,
+    read_tries,
+    write_result,
+    write_tries,
+)
+from pipeline.node import ANYWHERE, Node
+from pipeline.records import Cause, LabelResult, LabelTask, Remark, Status, Stopwatch, Try
+from pipeline.references import Calculation, CalculationFailed, Labeler, Properties, ready_reference
+from pipeline.references.checks import check_label
+from pipeline.references.recovery import Plan, next_plan
+from pipeline.selection.screening import unphysical
+from pipeline.workspace import drop_restart_files, keep_files, workspace
 
 logger = logging.getLogger(__name__)
 
-RESULT = "result.json"
-FAILURE = "failure.txt"
-NET_FORCE_EV_PER_A = 0.01
-"""Above this the forces do not sum to zero: a sign of a loose reference (or of an external field)."""
+RESERVE_S = 60.0
+"""Of the wall time a job has left, so much stays for what follows a program: its end, its files, the result."""
+LEAST_S = 10.0
+"""A try that could take no longer than this is left to another job."""
 
 
-def run_label(task: LabelTask) -> LabelResult:
-    """Label one structure, or hand back what its directory already holds.
+def run_label(task: LabelTask, node: Node = ANYWHERE) -> LabelResult:
+    """Label one structure, go on where a lost worker left it, or hand back what its directory already holds.
 
-    A failure is a result with a reason; the directory then keeps the whole story in ``failure.txt``. A finished calculation
-    that the directory does not take is handed back all the same, with a remark.
+    A failure is a result with a cause and all tries; the directory keeps their files, and the whole story in
+    ``failure.txt``. A finished calculation that the directory does not take is handed back all the same, with a remark.
 
     Raises:
         DiskFullError: the reference cannot run for want of space: no fault of the structure.
+        PostponedError: the job of this worker ends before the reference can.
     """
     directory = Path(task.scratch)
-    if (finished := read_result(task)) is not None:
-        return finished
     with written_into(directory):
-        # a program that outlived a lost worker may still write into the directory of its own try
-        working = Path(tempfile.mkdtemp(prefix="try-", dir=directory))
+        pass  # the directory itself
     watch = Stopwatch()
     try:
         labeler, digest = ready_reference(task.reference)
-        # bad structures give 0/0 inside calculators: the check below says so in words
-        with np.errstate(all="ignore"):
-            properties = labeler.label(task.frame, Calculation(directory=working))
-    except Exception as error:  # noqa: BLE001  # the task boundary: a reference may raise anything
+    except Exception as error:  # noqa: BLE001  # the task boundary: packages behind references raise anything
         _refuse_full_disk(error, directory)
-        return _failed(task, watch.stop(), _reason(error), traceback.format_exc())
-    if problem := check_label(properties, len(task.frame), task.limits.max_force_eV_per_A):
-        return _failed(task, watch.stop(), problem, _story(properties))
-    result = LabelResult(
-        task=task.task,
-        status=Status.DONE,
-        reason="",
-        energy=properties.energy,
-        forces=properties.forces,
-        stress=properties.stress,
-        reference=digest,
-        timing=watch.stop(),
-    )
-    try:
-        write_result(task, result)
-    except OSError as error:  # the calculation is dearer than its copy on this disk
-        return replace(result, remarks=(_not_kept(directory, error),))
-    return result
+        cause, reason = explain(error)
+        failed = Try(cause=cause, reason=reason, measures=(), wall_s=watch.elapsed_s, core_s=0.0, directory="")
+        return _Labelling(task, node, None, "", watch).quarantined(Tries(failed=(failed,)), traceback.format_exc())
+    if (finished := read_result(task, digest)) is not None:
+        return finished
+    return _Labelling(task, node, labeler, digest, watch).run(labeler, read_tries(task, digest))
 
 
-def check_label(properties: Properties, n_atoms: int, max_force_eV_per_A: float) -> str:
-    """What is wrong with a label; empty when nothing is.
+def explain(error: Exception) -> tuple[Cause, str]:
+    """Why a try failed, from what its reference raised."""
+    match error:
+        case CalculationFailed():
+            return error.cause, str(error)
+        case TaskError():
+            return Cause.BAD_GEOMETRY, str(error)
+        case SettingsError():
+            return Cause.BAD_INPUT, str(error)
+        case PipelineError():
+            return Cause.UNKNOWN, str(error)
+    return Cause.UNKNOWN, f"the reference raised {type(error).__name__}: {error}"
 
-    A net force is only logged: some references have an external field.
+
+class _Labelling:
+    """One label on its way.
+
+    Args:
+        task: what is labelled.
+        node: of this worker.
+        labeler: the reference; None where there is none.
+        digest: of the reference.
+        watch: began with the task.
     """
-    forces = properties.forces
-    if forces.shape != (n_atoms, 3):
-        return f"the reference gave forces of shape {forces.shape} for {n_atoms} atoms"
-    numbers = [np.array([properties.energy]), forces.ravel()]
-    if properties.stress is not None:
-        numbers.append(properties.stress)
-    if not np.isfinite(np.concatenate(numbers)).all():
-        return "the reference gave NaN or infinity"
-    largest = float(np.linalg.norm(forces, axis=1).max())
-    if largest > max_force_eV_per_A:
-        return f"a force of {largest:.1f} eV/Å exceeds labels.max_force_eV_per_A ({max_force_eV_per_A:g})"
-    net = float(np.linalg.norm(forces.sum(axis=0)))
-    if net > NET_FORCE_EV_PER_A:
-        logger.warning("the reference's forces sum to %.3g eV/Å instead of 0", net)
-    return ""
 
+    def __init__(self, task: LabelTask, node: Node, labeler: Labeler | None, digest: str, watch: Stopwatch) -> None:
+        self._task, self._node, self._digest, self._watch = task, node, digest, watch
+        launch = task.launch
+        # a reference that can do nothing else computes in this process: it is neither launched nor timed
+        self._launched = labeler is not None and bool(labeler.measures)
+        self._threads = launch.threads if self._launched else task.threads
+        self._ranks = max(launch.ranks or task.threads // launch.threads, launch.nodes, 1) if self._launched else 1
+        self._cores = max(task.threads, self._ranks * self._threads)
+        self._directory = Path(task.scratch)
+        self._remarks: list[Remark] = []
+        self._numbers = ""
+        """Of the last try, where its reference gave any."""
 
-def write_result(task: LabelTask, result: LabelResult) -> None:
-    """Keep a result in the task's directory, whole or not at all. Python's float text is exact."""
-    assert result.forces is not None
-    payload = {
-        "frame": task.frame.identity,
-        "reference": result.reference,
-        "energy": result.energy,
-        "forces": result.forces.tolist(),
-        "stress": None if result.stress is None else result.stress.tolist(),
-        "timing": [result.timing.started, result.timing.ended, result.timing.cpu_s, result.timing.host],
-    }
-    text = json.dumps({"sha256": _digest(payload), "payload": payload})
-    write_text_durably(Path(task.scratch) / RESULT, text)
+    def run(self, labeler: Labeler, tries: Tries) -> LabelResult:
+        """Try until one succeeds or the ladder ends.
 
+        Raises:
+            DiskFullError, PostponedError: as :func:`run_label`.
+        """
+        story = ""
+        while (plan := self._next(labeler, tries)) is not None:
+            kept = new_directory(self._task, len(tries.failed) + 1)
+            time_s = self._time_for(plan)
+            shared = self._launched and self._task.launch.nodes > 1
+            with (
+                written_into(self._directory),
+                workspace(kept, self._node, shared=shared, tell=self._remarks.append) as working,
+            ):
+                began = time.monotonic()
+                try:
+                    properties = self._attempt(labeler, plan, working, time_s)
+                except Exception as error:  # noqa: BLE001  # the task boundary: a reference may raise anything
+                    _refuse_full_disk(error, self._directory)
+                    story = traceback.format_exc()
+                    failed = self._failed(plan, kept, error, time.monotonic() - began)
+                    tries = self._record(labeler, plan, tries, failed, working, cut=time_s < plan.time_s)
+                else:
+                    core_s = tries.core_s + self._cores * (time.monotonic() - began)
+                    return self._finished(labeler, plan, tries, properties, working, kept, core_s)
+        return self.quarantined(tries, story)
 
-def read_result(task: LabelTask) -> LabelResult | None:
-    """The finished result in the task's directory; None where there is none, it is torn, or it answers another question."""
-    path = Path(task.scratch) / RESULT
-    if not path.is_file():
-        return None
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        payload = stored["payload"]
-        if stored["sha256"] != _digest(payload) or payload["frame"] != task.frame.identity:
-            return None
-    except (ValueError, KeyError, TypeError):  # torn or foreign: the calculation is made again
-        return None
-    if payload["reference"] != ready_reference(task.reference)[1]:
-        return None
-    started, ended, cpu_s, host = payload["timing"]
-    return LabelResult(
-        task=task.task,
-        status=Status.DONE,
-        reason="",
-        energy=payload["energy"],
-        forces=np.array(payload["forces"], dtype=np.float64).reshape(-1, 3),
-        stress=None if payload["stress"] is None else np.array(payload["stress"], dtype=np.float64),
-        reference=payload["reference"],
-        timing=Timing(started=started, ended=ended, cpu_s=cpu_s, host=host),
-    )
+    def quarantined(self, tries: Tries, story: str) -> LabelResult:
+        """The result of a label that failed for good.
 
+        Args:
+            tries: all of them.
+            story: traceback of the last; empty: another worker made it and wrote its story.
+        """
+        last, path = tries.failed[-1], self._directory / FAILURE
+        if story or not path.exists():
+            lines = [f"task {self._task.task}", last.reason, ""]
+            for number, one in enumerate(tries.failed, 1):
+                measures = f" with {', '.join(one.measures)}" if one.measures else ""
+                lines.append(f"try {number}{measures}, {one.wall_s:.1f} s: {one.cause}: {one.reason}")
+            text = "\n".join([*lines, "", self._numbers, story])
+            with written_into(self._directory):
+                write_text_durably(path, text)
+        return LabelResult(
+            task=self._task.task,
+            status=Status.FAILED,
+            reason=f"{last.reason} (see {path})",
+            energy=None,
+            forces=None,
+            stress=None,
+            reference="",
+            timing=self._watch.stop(),
+            cause=last.cause,
+            tries=tries.failed,
+            core_s=tries.core_s,
+            remarks=tuple(self._remarks),
+        )
 
-def _digest(payload: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
+    def _next(self, labeler: Labeler, tries: Tries) -> Plan | None:
+        """The next try; it goes on from one that its job cut short."""
+        plan = next_plan(
+            tries.failed,
+            can=labeler.measures,
+            launch=self._task.launch,
+            ranks=self._ranks,
+            max_tries=self._task.recovery.max_tries,
+        )
+        return replace(plan, previous=tries.cut or plan.previous) if plan is not None else None
 
+    def _time_for(self, plan: Plan) -> float:
+        """Seconds the try may take in this job.
 
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, PipelineError) else f"the reference raised {type(error).__name__}: {error}"
+        Raises:
+            PostponedError: none worth a try.
+        """
+        left_s = self._node.left_s - RESERVE_S
+        if not self._launched or left_s >= plan.time_s:
+            return plan.time_s
+        if left_s < LEAST_S:
+            raise self._postponed()
+        return left_s
 
+    def _attempt(self, labeler: Labeler, plan: Plan, working: Path, time_s: float) -> Properties:
+        """One try, checked.
 
-def _story(properties: Properties) -> str:
-    return f"energy {properties.energy} eV\nforces eV/Å\n{properties.forces}\nstress eV/Å³\n{properties.stress}\n"
+        Raises:
+            CalculationFailed: there is no label; says why. The reference may raise anything else.
+        """
+        task = self._task
+        if problem := unphysical(task.frame):
+            raise CalculationFailed(Cause.BAD_GEOMETRY, f"the structure cannot be labelled: {problem}")
+        guess = Path(task.guess) if task.guess and plan.guess else None
+        calculation = Calculation(
+            directory=working,
+            measures=plan.measures,
+            launch=task.launch,
+            ranks=plan.ranks,
+            threads=self._threads,
+            memory_GB=plan.memory_GB,
+            time_s=time_s,
+            previous=self._directory / plan.previous if plan.previous else None,
+            guess=guess if guess is not None and guess.is_dir() else None,
+        )
+        self._numbers = ""
+        # bad structures give 0/0 inside calculators: the checks say so in words
+        with np.errstate(all="ignore"):
+            properties = labeler.label(task.frame, calculation)
+        self._numbers = (
+            f"energy {properties.energy} eV\nforces eV/Å\n{properties.forces}\nstress eV/Å³\n{properties.stress}\n"
+        )
+        check_label(properties, len(task.frame), task.limits)
+        return properties
+
+    def _failed(self, plan: Plan, kept: Path, error: Exception, wall_s: float) -> Try:
+        cause, reason = explain(error)
+        return Try(
+            cause=cause,
+            reason=reason,
+            measures=plan.measures,
+            wall_s=wall_s,
+            core_s=self._cores * wall_s,
+            directory=kept.name,
+        )
+
+    def _record(self, labeler: Labeler, plan: Plan, tries: Tries, failed: Try, working: Path, *, cut: bool) -> Tries:
+        """Keep a failed try and what matters of its files, durably, before anything else is tried.
+
+        Args:
+            cut: it had less time than its plan, because its job ends.
+
+        Raises:
+            DiskFullError: the campaign's disk does not take them.
+            PostponedError: it was cut short.
+        """
+        cut = cut and failed.cause is Cause.TIME_LIMIT
+        if cut:
+            after = Tries(failed=tries.failed, cut_core_s=tries.cut_core_s + failed.core_s, cut=failed.directory)
+            wanted = True
+        else:
+            after = Tries(failed=(*tries.failed, failed), cut_core_s=tries.cut_core_s)
+            following = self._next(labeler, after)
+            wanted = following is not None and following.previous == failed.directory
+        kept = self._directory / failed.directory
+        large = keep_files(working, kept, restart=labeler.restart_files, wanted=wanted)
+        if large:
+            text = f"{kept}: files of a failed try were too large to be kept: {', '.join(large[:5])}"
+            logger.warning("%s", text)
+            self._remarks.append(Remark(text=text))
+        write_tries(self._task, self._digest, after)
+        if plan.previous:
+            drop_restart_files(self._directory / plan.previous, labeler.restart_files)
+        logger.info("%s: try %d: %s: %s", self._task.task, len(after.failed), failed.cause, failed.reason)
+        if cut:
+            raise self._postponed()
+        return after
+
+    def _finished(
+        self,
+        labeler: Labeler,
+        plan: Plan,
+        tries: Tries,
+        properties: Properties,
+        working: Path,
+        kept: Path,
+        core_s: float,
+    ) -> LabelResult:
+        """The result of a try that succeeded, kept."""
+        result = LabelResult(
+            task=self._task.task,
+            status=Status.DONE,
+            reason="",
+            energy=properties.energy,
+            forces=properties.forces,
+            stress=properties.stress,
+            reference=self._digest,
+            timing=self._watch.stop(),
+            charges=properties.charges,
+            magnetic_moments=properties.magnetic_moments,
+            program=properties.program,
+            tries=tries.failed,
+            measures=plan.measures,
+            core_s=core_s,
+        )
+        try:
+            if self._task.keep_guess and labeler.restart_files:
+                keep_files(working, kept, restart=labeler.restart_files, wanted=True, most_bytes=0)
+                result = replace(result, guess=str(kept))
+            write_result(self._task, result)
+        except OSError as error:  # the calculation is dearer than its copy on this disk
+            self._remarks.append(_not_kept(self._directory, error))
+        return replace(result, remarks=tuple(self._remarks))
+
+    def _postponed(self) -> PostponedError:
+        return PostponedError(
+            f"{self._task.task}: the job on {socket.gethostname()} ends too soon for its reference calculation.",
+            "Raise the walltime of the label jobs (site.label.walltime, site.label.drain), or lower site.launch.time_limit.",
+        )
 
 
 def _refuse_full_disk(error: BaseException, directory: Path) -> None:
@@ -152,6 +308,8 @@ def _refuse_full_disk(error: BaseException, directory: Path) -> None:
     """
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, DiskFullError):
+            raise cause
         if isinstance(cause, OSError) and cause.errno in NO_ROOM:
             raise not_written(directory, cause) from error
         cause = cause.__cause__ or cause.__context__
@@ -162,21 +320,3 @@ def _not_kept(directory: Path, error: OSError) -> Remark:
     text = f"{where}: finished labels cannot be kept there until they are recorded: {error.strerror or error}"
     logger.warning("%s", text)
     return Remark(text=text, remedy=FREE_SPACE)
-
-
-def _failed(task: LabelTask, timing: Timing, reason: str, story: str) -> LabelResult:
-    try:
-        write_text_durably(Path(task.scratch) / FAILURE, f"task {task.task}\n{reason}\n\n{story}")
-    except OSError as error:  # a reference that starts a program says that its disk is full in many ways
-        _refuse_full_disk(error, Path(task.scratch))
-        raise
-    return LabelResult(
-        task=task.task,
-        status=Status.FAILED,
-        reason=f"{reason} (see {Path(task.scratch) / FAILURE})",
-        energy=None,
-        forces=None,
-        stress=None,
-        reference="",
-        timing=timing,
-    )

@@ -1,6 +1,7 @@
 """What a task should know of the machine it happens to run on. The worker finds out; tasks never read the environment."""
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -32,17 +33,23 @@ class Node:
 
     Attributes:
         cache: directory on the node's own disk for copies of model files; None: read them where they are.
+        scratch: directory on the node's own disk, of this user alone, for files of tasks while they run; None: they are
+            written where they are kept.
         ends: when the job that holds the worker ends, seconds since the epoch; None: it does not.
     """
 
     cache: Path | None = None
+    scratch: Path | None = None
     ends: float | None = None
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that the job has left; infinite where it does not end."""
+        return math.inf if self.ends is None else self.ends - time.time()
 
     def allowed_s(self, wanted_s: float) -> float:
         """Seconds a task may take that could stop at any time and would like ``wanted_s``."""
-        if self.ends is None:
-            return wanted_s
-        return max(min(wanted_s, SHARE_OF_REST * (self.ends - time.time())), 0.0)
+        return max(min(wanted_s, SHARE_OF_REST * self.left_s), 0.0)
 
     def model_file(self, file: FileRef, tell: Callable[[Remark], None] = lambda remark: None) -> Path:
         """Where to read a model file from: a copy on this node that all its workers share.
@@ -58,7 +65,7 @@ class Node:
             return Path(file.path)
         copy = self.cache / f"{file.sha256}.pt"
         try:
-            _private(self.cache)
+            make_private(self.cache)
             if not _is_good(copy, file.sha256) and not _copied(Path(file.path), copy, file.sha256):
                 return Path(file.path)  # whoever reads it says what is wrong with it
             os.utime(copy)
@@ -73,7 +80,7 @@ class Node:
         return copy
 
 
-def _private(directory: Path) -> None:
+def make_private(directory: Path) -> None:
     """Make a directory that nobody else can write to.
 
     Raises:

@@ -23,7 +23,7 @@ class CalculationFailed(Exception):
         self.cause, self.reason, self.remedy = cause, reason, remedy
 
     def __str__(self) -> str:
-        return f"{self.reason} {self.remedy}".rstrip()
+        return f"{self.reason.rstrip('.')}. {self.remedy}" if self.remedy else self.reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class Labeler(ABC):
     """
 
     measures: frozenset[Measure] = frozenset()
-    """What it can do differently; none for references that always do the same."""
+    """What it can do differently; none for references that compute in the worker itself and always do the same."""
     restart_files: tuple[str, ...] = ()
     """Names (glob patterns) of the files in a calculation's directory that another calculation can start from."""
 

@@ -55,6 +55,7 @@ _OUTER_JOB = (
 without mpirun fails in a step of srun."""
 _OUT_OF_MEMORY = re.compile(
     r"bad_alloc|cannot allocate memory|out of memory|oom.kill|insufficient virtual memory|memory allocation failed"
+    r"|memory exhausted|MemoryError|out of dynamic memory"
     r"|failed to map segment|allocation would exceed memory limit|error allocating \d+|not enough space for memory",
     re.IGNORECASE,
 )
@@ -87,6 +88,10 @@ _SIGNALS = (
     re.compile(r"srun: error: [^\n]*task[^\n]*: (?P<name>Killed|Segmentation fault|Aborted|Bus error|Terminated)"),
     re.compile(r"Program received signal (?P<name>SIG\w+)"),  # Fortran's own backtrace
 )
+
+
+_KILLED = frozenset({"signal 9", "Killed"})
+_SEGMENTATION_FAULT = frozenset({"signal 11", "SIGSEGV", "Segmentation fault"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,9 +247,11 @@ def _recognise(ended: Ended, program: str, calculation: Calculation, *, oom: boo
         )
     if _DISK_FULL.search(ended.output) or shutil.disk_usage(calculation.directory).free < READ_BYTES:
         raise not_written(calculation.directory, OSError(errno.ENOSPC, "No space left on device"))
-    words = _OUT_OF_MEMORY.search(ended.output)
-    if words or (oom and killing_signal(ended) in ("signal 9", "Killed")):
-        said = f" ({_line_of(ended.output, words)})" if words else ": the kernel killed it"
+    words, killed_by = _OUT_OF_MEMORY.search(ended.output), killing_signal(ended)
+    # MPI libraries and programs do not all look whether they get the memory that they ask for
+    refused = calculation.memory_GB is not None and killed_by in _SEGMENTATION_FAULT
+    if words or refused or (oom and killed_by in _KILLED):
+        said = f" ({_line_of(ended.output, words)})" if words else f" ({killed_by})"
         raise CalculationFailed(
             Cause.OUT_OF_MEMORY,
             f"{program} ran out of memory{said}.",

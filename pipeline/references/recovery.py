@@ -107,4 +107,4 @@ def _planned(measures: tuple[Measure, ...], launch: LaunchSettings, ranks: int, 
 
 
 def _halved(ranks: int, times: int, launch: LaunchSettings) -> int:
-    return max(ranks // 2**times, launch.nodes)
+    return max(ranks >> times, launch.nodes)

@@ -13,9 +13,9 @@ from ase.calculators.emt import EMT
 
 from pipeline.errors import StoreError
 from pipeline.frames import Frame
-from pipeline.label import FAILURE, RESULT, check_label, run_label
+from pipeline.label import run_label
+from pipeline.label_directory import FAILURE, RESULT
 from pipeline.records import LabelTask, Limits, Status
-from pipeline.references import Properties
 from pipeline.settings.labels import ASEReference, EMTReference
 
 
@@ -111,18 +111,6 @@ def test_atoms_on_top_of_each_other_are_a_failure_not_a_crash(tmp_path: Path) ->
     frame.positions[1] = frame.positions[0]
     result = run_label(replace(task_in(tmp_path), frame=frame))
     assert result.status is Status.FAILED
-
-
-def test_check_label_sees_what_is_not_finite_and_wrong_shapes(caplog: pytest.LogCaptureFixture) -> None:
-    forces = np.array([[1.0, 0, 0], [-1.0, 0, 0]])
-    assert not check_label(Properties(energy=1.0, forces=forces, stress=None), 2, 10.0)
-    assert not caplog.records
-    assert "NaN" in check_label(Properties(energy=np.nan, forces=forces, stress=None), 2, 10.0)
-    assert "NaN" in check_label(Properties(energy=1.0, forces=np.full((2, 3), np.inf), stress=None), 2, 10.0)
-    assert "NaN" in check_label(Properties(energy=1.0, forces=forces, stress=np.full(6, np.nan)), 2, 10.0)
-    assert "shape" in check_label(Properties(energy=1.0, forces=forces, stress=None), 3, 10.0)
-    assert not check_label(Properties(energy=1.0, forces=np.abs(forces), stress=None), 2, 10.0)
-    assert "sum to 2" in caplog.text
 
 
 def full(directory: Path, name: str) -> None:
