@@ -9,17 +9,19 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from pipeline.errors import DiskFullError, LostWorkerError, PipelineError, TaskError
+from pipeline.errors import DiskFullError, TaskError
 from pipeline.event_log import EventLog
 from pipeline.events import (
     EndReason,
     Event,
+    Labelled,
     Noticed,
     Resumed,
     Stopped,
@@ -30,9 +32,10 @@ from pipeline.events import (
     Work,
 )
 from pipeline.frames import Frame
+from pipeline.losses import label_cause, task_lost
 from pipeline.policy import Decision, End, Request, decide
 from pipeline.recording import Finished, Recorder, nothing_to_select
-from pipeline.records import Result, Status
+from pipeline.records import LabelResult, LabelTask, Result, Status
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.state import CampaignState, apply
 from pipeline.steps import Notice, Steps
@@ -45,8 +48,6 @@ POLL_S = 0.5
 """How often the loop looks for a stop, notices and the wall-time limit while nothing is done, seconds."""
 GATHER_S = 0.005
 """How long it waits for more once something is done, seconds: one shard and one write of the log serve all of it."""
-MOST_TRIES = 3
-"""How often a walk, selection or training is made again whose worker was lost for good."""
 QUIET_S = 600.0
 """A notice is not repeated within this time, seconds."""
 ROOM_S = 2.0
@@ -80,6 +81,7 @@ class Driver:
         in_flight: names of all these.
         done: tasks handed out that are over, filled by other threads.
         told: notices and when they were last told.
+        paused: why labelling pauses; what comes until then does not undo it.
         ended: when it became known that no more tasks are handed out.
         bug: the first exception of a task that has a bug.
         leave_requested: whether what is not finished should be left behind.
@@ -98,6 +100,7 @@ class Driver:
     in_flight: set[str] = field(default_factory=set)
     done: SimpleQueue[Future[Result]] = field(default_factory=SimpleQueue)
     told: dict[str, float] = field(default_factory=dict)
+    paused: End | None = None
     ended: float | None = None
     bug: BaseException | None = None
     leave_requested: Callable[[], bool] = lambda: False
@@ -122,7 +125,7 @@ class Driver:
             stopped = self.state.stopped
             end = self._decide(apply(self.state, resumed)).end
             if stopped is not None and end is not None and end.reason is stopped.reason:
-                return Outcome(stopped.reason, stopped.message, self.state)
+                return self._outcome(end)
             self._tell(resumed)
         while True:
             leave = leave_requested()
@@ -138,10 +141,12 @@ class Driver:
     def _hand_out(self, stop: bool) -> End | None:
         """Bring everything into flight that can be; says why not, when the campaign ends."""
         decision = self._decide(self.state)
-        while decision.gather and not stop:
+        while decision.gather and not stop and self.paused is None:
             self._tell(self._patiently(lambda: self.recorder.gather(self.state, now=time.time())))
             decision = self._decide(self.state)
-        end = decision.end
+        end = self.paused or decision.end
+        if end is not None and end.reason is EndReason.LABELS_PAUSED:
+            self.paused = end
         if stop:
             end = End(EndReason.INTERRUPTED, "told to stop; run it again to go on")
         if end is not None:
@@ -160,7 +165,7 @@ class Driver:
             self._tell(nothing_to_select(self.state, now=time.time()))
             return
         names = tuple(request.name for request in requests)
-        self._tell(Submitted(time=time.time(), work=first.work, round=first.round, tasks=names))
+        self._tell(Submitted(time=time.time(), work=first.work, round=self.state.round, tasks=names))
         self.waiting.extend(requests)
         self.in_flight.update(names)
 
@@ -216,8 +221,8 @@ class Driver:
             error = future.exception()
             if error is None:
                 finished.append(Finished(job, future.result()))
-            elif isinstance(error, LostWorkerError) and job.request.work is Work.LABEL:
-                finished.append(Finished(job, None, str(error)))
+            elif (cause := label_cause(job.request, error, self.state.lost.count(job.request.name))) is not None:
+                finished.append(Finished(job, None, str(error), cause))
             else:
                 errors.append((job.request, error))
         events = self._patiently(
@@ -229,11 +234,22 @@ class Driver:
         for file in superseded:  # walkers between two legs: a long segment would leave hundreds of them
             self.store.discard_shard(file)
         self._tell(*self._new([self._failed(request, error) for request, error in errors]))
+        labelled = {(event.round, event.item) for event in events if isinstance(event, Labelled)}
         for one in finished:
             if one.result is not None:
                 self._notice(Notice(text=remark.text, remedy=remark.remedy) for remark in one.result.remarks)
-                if one.result.status is not Status.FAILED:
-                    self.store.clear_scratch(one.job.request.name)
+                self._clear(one.job, one.result, labelled)
+
+    def _clear(self, job: Job, result: Result, labelled: Set[tuple[int, int]]) -> None:
+        """Remove what a task left in scratch; restart files are kept elsewhere, and all of a label that was not taken stays."""
+        scratch = self.store.scratch_of(job.request.name)
+        if isinstance(job.task, LabelTask) and isinstance(result, LabelResult):
+            if (job.request.round, job.request.item) not in labelled:
+                return
+            if result.guess:
+                self.maker.guesses.keep(job.task.frame, Path(result.guess), scratch, time.time())
+        if result.status is not Status.FAILED:
+            self.store.clear_scratch(job.request.name)
 
     def _new(self, failures: Sequence[TaskLost | TaskFailed]) -> list[Event]:
         """Failures without those for a reason the campaign failed for already: an executor that ends fails all its tasks."""
@@ -249,22 +265,11 @@ class Driver:
         """A task whose worker raised: it was lost, has a bug, or the machine does not work."""
         if isinstance(error, DiskFullError):
             self._patiently(self.store.check_room)
-        name, now = request.name, time.time()
-        if isinstance(error, LostWorkerError | DiskFullError) and self.state.lost.count(name) < MOST_TRIES:
-            return TaskLost(
-                time=now,
-                work=request.work,
-                round=request.round,
-                task=name,
-                reason=error.message,
-                remedy=error.remedy,
-            )
-        logger.error("%s raised", name, exc_info=error)
-        self.bug = self.bug or error
-        reason, remedy = f"{type(error).__name__}: {error}", ""
-        if isinstance(error, PipelineError):
-            reason, remedy = error.message, error.remedy
-        return TaskFailed(time=now, work=request.work, round=request.round, task=name, reason=reason, remedy=remedy)
+        event = task_lost(request, error, self.state.lost.count(request.name), now=time.time())
+        if isinstance(event, TaskFailed):
+            logger.error("%s raised", request.name, exc_info=error)
+            self.bug = self.bug or error
+        return event
 
     def _notice(self, notices: Iterable[Notice]) -> None:
         """Record what happened to the machine, the same only once in a while."""
@@ -308,19 +313,23 @@ class Driver:
 
     def _finish(self, end: End) -> Outcome:
         self._notice(self.steps.notices())
-        self._tell(Stopped(time=time.time(), reason=end.reason, message=end.message))
+        self._tell(Stopped(time=time.time(), reason=end.reason, message=end.message, remedy=end.remedy))
+        return self._outcome(end)
+
+    def _outcome(self, end: End) -> Outcome:
+        """How the run ended.
+
+        Raises:
+            TaskError: a person must act.
+        """
+        message = f"the campaign stopped: {end.message.rstrip('.')}."
         if end.reason is EndReason.TASK_FAILED:
-            assert self.state.failure is not None
-            remedy = self.state.failure.remedy.strip() or "Mend the cause."
-            raise TaskError(
-                f"the campaign stopped: {end.message.rstrip('.')}.",
-                f"{remedy} Then run it again: it goes on from there.",
-            ) from self.bug
-        if end.reason is EndReason.LABELS_FAILED:
-            raise TaskError(
-                f"the campaign stopped: {end.message}.",
-                "Mend labels.reference or the start structures, then start in a new directory.",
-            )
+            remedy = end.remedy.strip() or "Mend the cause."
+            raise TaskError(message, f"{remedy} Then run it again: it goes on from there.") from self.bug
+        if end.reason in (EndReason.LABELS_PAUSED, EndReason.LABELS_FAILED):
+            files = f" Its files: {self.store.root / end.scratch}." if end.scratch else ""
+            again = f"Then `farwalk relabel {self.store.root}` to try failed labels again, and `farwalk run`."
+            raise TaskError(f"{message}{files}", f"{end.remedy} {again}")
         return Outcome(end.reason, end.message, self.state)
 
 

@@ -54,7 +54,10 @@ def export(directory: Path, what: ExportFormat, output: Path) -> int:
 
 
 def write_extxyz(path: Path, labels: Sequence[Label]) -> None:
-    """Extended XYZ with energy (eV), forces (eV/Å) and stress (eV/Å³, ASE's sign), split, round and origin of each."""
+    """Extended XYZ with energy (eV), forces (eV/Å), stress (eV/Å³, ASE's sign), split, round and origin of each.
+
+    Where labels have them also charges (e), magmoms (μB) and the program that made them.
+    """
     write(path, [_with_results(label) for label in labels], format="extxyz")
 
 
@@ -63,9 +66,15 @@ def _with_results(label: Label) -> Atoms:
     results = {"energy": label.energy, "forces": label.forces}
     if label.stress is not None:
         results["stress"] = label.stress
+    if label.charges is not None:
+        results["charges"] = label.charges
+    if label.magnetic_moments is not None:
+        results["magmoms"] = label.magnetic_moments
     atoms.calc = SinglePointCalculator(atoms, **results)
     plain = {key: value for key, value in label.origin.items() if isinstance(value, (str, int, float))}
     atoms.info = {"system": label.frame.system, "split": label.split.value, "round": label.round, **plain}
+    if label.program:
+        atoms.info["program"] = label.program
     return atoms
 
 

@@ -10,6 +10,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 
 from pipeline.events import EndReason, Labelled, Walked, Work
+from pipeline.faults import REMEDIES, systematic_fault
 from pipeline.records import Split, StopReason
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.state import MAX_STARTS, CampaignState
@@ -43,10 +44,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The campaign is over, until its settings change."""
+    """The campaign is over, until its settings change or a person acts.
+
+    Attributes:
+        remedy: what a person must do; empty where nothing is wrong.
+        scratch: directory of an example, relative to the campaign's; empty where there is none.
+    """
 
     reason: EndReason
     message: str
+    remedy: str = ""
+    scratch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +79,16 @@ def decide(
     """
     if state.failure is not None:
         message = f"{state.failure.task} failed: {state.failure.reason}"
-        return Decision(end=End(EndReason.TASK_FAILED, message))
+        return Decision(end=End(EndReason.TASK_FAILED, message, state.failure.remedy))
+    if (pause := _pause(state, settings)) is not None:
+        return Decision(end=pause)
     hours = settings.stop.max_wall_h
     if hours is not None and state.wall_s(now) >= hours * 3600.0:
         return Decision(end=End(EndReason.MAX_WALL, f"the campaign has run for stop.max_wall_h = {hours:g} h"))
+    earlier = _earlier_labels(state)
     schedule = _initial if state.round == 0 else _round
-    decision = schedule(state, settings, len(in_flight))
+    # what is walked and selected depends on the labels: those tried again come first
+    decision = Decision(requests=earlier) if earlier else schedule(state, settings, len(in_flight))
     return Decision(
         requests=tuple(request for request in decision.requests if request.name not in in_flight),
         gather=decision.gather,
@@ -88,7 +100,7 @@ def labels_asked(state: CampaignState, settings: CampaignSettings) -> int:
     """How many labels the present round asks for in all, once that is known; 0 before."""
     if state.round == 0:
         # one more for each that failed, up to as many again, unless none succeeds at all: then the reference is at fault
-        asked = settings.labels.initial + (state.failed if state.labelled else 0)
+        asked = settings.labels.initial + (state.ever_failed if state.labelled else 0)
         return max(min(asked, 2 * settings.labels.initial, settings.labels.budget), state.spent)
     return state.selected.count if state.selected is not None else 0
 
@@ -137,7 +149,7 @@ def start_labels(state: CampaignState) -> tuple[Labelled, ...]:
 def fresh_labels(state: CampaignState) -> tuple[Labelled, ...]:
     """Labels the running model has not seen, in the order of their numbers; none before the first model.
 
-    They are all of the present round: a round with labels ends in a model.
+    They are all of the present round and of those tried again in it: a round with labels ends in a model.
     """
     return state.round_labels if state.models else ()
 
@@ -166,8 +178,26 @@ def rounds_on_target(state: CampaignState, settings: CampaignSettings) -> int:
     return count
 
 
+def _pause(state: CampaignState, settings: CampaignSettings) -> End | None:
+    """Why no further labels are asked for, until a person acted."""
+    fault = systematic_fault(state.recent, settings.labels.recovery)
+    if fault is None:
+        return None
+    message = (
+        f"labelling is paused: {fault.count} of the last {fault.window} labels failed for one cause, {fault.cause.value}; "
+        f"the last one because {fault.example.reason}"
+    )
+    return End(EndReason.LABELS_PAUSED, message, REMEDIES[fault.cause], fault.example.scratch)
+
+
+def _earlier_labels(state: CampaignState) -> tuple[Request, ...]:
+    """Quarantined labels of earlier rounds that are to be tried again, under their old names."""
+    earlier = (retry.failure for retry in state.retries if retry.failure.round < state.round)
+    return tuple(sorted(Request(Work.LABEL, failure.round, failure.item) for failure in earlier))
+
+
 def _initial(state: CampaignState, settings: CampaignSettings, in_flight: int) -> Decision:
-    if state.spent < labels_asked(state, settings):
+    if state.answered < labels_asked(state, settings):
         return Decision(requests=_missing_labels(state, settings, in_flight))
     present = {row.split for row in state.arrived}
     if len(present) == len(Split):
@@ -177,7 +207,8 @@ def _initial(state: CampaignState, settings: CampaignSettings, in_flight: int) -
     last = state.round_failures[-1] if state.round_failures else None
     reason = f"; the last one failed because {last.reason}" if last else ""
     message = f"{state.labelled} of {state.spent} initial labels succeeded, too few to train and calibrate{reason}"
-    return Decision(end=End(EndReason.LABELS_FAILED, message))
+    remedy = REMEDIES[last.cause] if last else "Raise labels.budget."
+    return Decision(end=End(EndReason.LABELS_FAILED, message, remedy, last.scratch if last else ""))
 
 
 def _round(state: CampaignState, settings: CampaignSettings, in_flight: int) -> Decision:
@@ -185,14 +216,14 @@ def _round(state: CampaignState, settings: CampaignSettings, in_flight: int) -> 
         # a round that has begun is finished, so that a changed stop rule never leaves half of one behind
         end = None if state.walked else _end_of_rounds(state, settings)
         if end is not None:
-            return Decision(end=end)
+            return _train(state) if state.adopted else Decision(end=end)
         legs = _missing_legs(state, settings)
         if legs:
             return Decision(requests=legs)
         if picks_allowed(state, settings) < 1:  # the budget was lowered in the middle of the round
-            return Decision(end=_budget_spent(state, settings))
+            return _train(state) if state.adopted else Decision(end=_budget_spent(state, settings))
         return Decision(requests=(Request(Work.SELECT, state.round),))
-    if len(state.arrived) + len(state.round_failures) < state.selected.count:
+    if state.answered < state.selected.count:
         return Decision(requests=_missing_labels(state, settings, in_flight))
     return _train(state)
 
@@ -208,7 +239,7 @@ def _missing_legs(state: CampaignState, settings: CampaignSettings) -> tuple[Req
 def _missing_labels(state: CampaignState, settings: CampaignSettings, in_flight: int) -> tuple[Request, ...]:
     """Labels of the present round that are neither there nor in flight; looks for them only when the count says so."""
     asked = labels_asked(state, settings)
-    if len(state.arrived) + len(state.round_failures) + in_flight >= asked:
+    if state.answered + in_flight >= asked:
         return ()  # while a round labels, nothing else is in flight
     known = {row.item for row in state.arrived} | {row.item for row in state.round_failures}
     return tuple(Request(Work.LABEL, state.round, item) for item in range(asked) if item not in known)

@@ -8,13 +8,11 @@ from pathlib import Path
 from pipeline.durable import sync_directory, written_into
 from pipeline.errors import StoreError
 from pipeline.events import Event, LabelFailed, Labelled, Requeued, Selected, Work
+from pipeline.label_directory import TRIES
 from pipeline.lock import DriverLock
 from pipeline.policy import Request
 from pipeline.records import Cause, FileRef, Try
 from pipeline.store import Store
-
-MEMORY = "tries.json"
-"""What a label's directory remembers of its tries; once it has another name, the tries begin anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +132,7 @@ def requeue(store: Store, tasks: Sequence[str] | None, causes: Sequence[Cause] |
 
 
 def _forget_tries(scratch: Path) -> None:
-    memory = scratch / MEMORY
+    memory = scratch / TRIES
     if not memory.is_file():
         return
     number = 1

@@ -1,10 +1,12 @@
 """From results to files and events."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.events import Event, Gathered, LabelFailed, Labelled, Selected, TaskFailed, Trained, Walked
+from pipeline.level import other_level
 from pipeline.records import (
+    Cause,
     Label,
     LabelResult,
     LabelTask,
@@ -25,11 +27,16 @@ from pipeline.tasks import Job
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A job that is over: its result, or why its worker gave none."""
+    """A job that is over: its result, or why its worker gave none.
+
+    Attributes:
+        reason, cause: of a label whose worker gave no result.
+    """
 
     job: Job
     result: Result | None
     reason: str = ""
+    cause: Cause = Cause.WORKER_LOST
 
 
 class Recorder:
@@ -62,7 +69,7 @@ class Recorder:
         return events + [self._other(one, state, now) for one in others]
 
     def gather(self, state: CampaignState, *, now: float) -> Gathered:
-        """Write all labels of the present round to one shard, in the order of their items."""
+        """Write the data of the present round to one shard, in the order of their numbers."""
         labels = self._store.rows(state.round_labels)
         file = self._store.put_labels(f"labels-r{state.round:04d}", labels)
         return Gathered(time=now, round=state.round, file=file, count=len(labels))
@@ -71,6 +78,9 @@ class Recorder:
         good = [one for one in finished if one.result is not None and one.result.status is Status.DONE]
         bad = [one for one in finished if one.result is None or one.result.status is not Status.DONE]
         failed: list[Event] = [self._failed(one, state, now) for one in bad]
+        level = state.reference or next((_level(one) for one in good), "")
+        failed += [self._of_other_level(one, level, state, now) for one in good if _level(one) != level]
+        good = [one for one in good if _level(one) == level]
         if not good:
             return failed
         labels = [self._label(one, state) for one in good]
@@ -90,12 +100,18 @@ class Recorder:
                     file=file,
                     row=row,
                     timing=one.result.timing,
+                    reference=label.reference,
+                    tries=one.result.tries,
+                    measures=one.result.measures,
+                    core_s=one.result.core_s,
                 )
             )
         return done + failed
 
     def _number(self, one: Finished, state: CampaignState) -> int:
-        return state.first_number + one.job.request.item
+        request = one.job.request
+        retry = state.retry_of(request.round, request.item)
+        return state.first_number + request.item if retry is None else retry.failure.number
 
     def _label(self, one: Finished, state: CampaignState) -> Label:
         task, result = one.job.task, one.result
@@ -111,13 +127,22 @@ class Recorder:
             split=split_of(self._number(one, state), campaign_seed=self._settings.seed, settings=self._settings.labels),
             round=task.round,
             origin=one.job.origin,
-            cost_cpu_s=result.timing.cpu_s,
+            # a program takes its time in processes of its own
+            cost_cpu_s=result.core_s if result.program else result.timing.cpu_s,
             reference=result.reference,
+            charges=result.charges,
+            magnetic_moments=result.magnetic_moments,
+            program=result.program,
         )
 
+    def _of_other_level(self, one: Finished, level: str, state: CampaignState, now: float) -> LabelFailed:
+        reason = other_level(_level(one), level, self._settings.labels.reference, state.created)
+        return replace(self._failed(one, state, now), reason=reason, cause=Cause.OTHER_LEVEL)
+
     def _failed(self, one: Finished, state: CampaignState, now: float) -> LabelFailed:
-        task = one.job.task
+        task, result = one.job.task, one.result
         assert isinstance(task, LabelTask)
+        assert result is None or isinstance(result, LabelResult)
         return LabelFailed(
             time=now,
             round=task.round,
@@ -125,9 +150,12 @@ class Recorder:
             number=self._number(one, state),
             identity=task.frame.identity,
             system=task.frame.system,
-            reason=one.result.reason if one.result is not None else one.reason,
+            reason=one.reason if result is None else result.reason,
             scratch=f"scratch/{self._store.scratch_of(task.task).name}",
-            timing=one.result.timing if one.result is not None else None,
+            timing=None if result is None else result.timing,
+            cause=one.cause if result is None else result.cause or Cause.UNKNOWN,
+            tries=() if result is None else result.tries,
+            core_s=0.0 if result is None else result.core_s,
         )
 
     def _other(self, one: Finished, state: CampaignState, now: float) -> Event:
@@ -196,6 +224,12 @@ class Recorder:
             history=result.history,
             timing=result.timing,
         )
+
+
+def _level(one: Finished) -> str:
+    """Digest of the level of theory of a label."""
+    assert isinstance(one.result, LabelResult)
+    return one.result.reference
 
 
 def nothing_to_select(state: CampaignState, *, now: float) -> Selected:

@@ -36,7 +36,7 @@ class Rows(Sequence[T]):
     def __getitem__(self, index: slice) -> tuple[T, ...]: ...
     def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
         if isinstance(index, slice):
-            return tuple(self._items[: self._count][index])
+            return tuple(self._items[k] for k in range(self._count)[index])
         return self._items[range(self._count)[index]]
 
     def __iter__(self) -> Iterator[T]:

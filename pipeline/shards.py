@@ -3,7 +3,7 @@
 A shard is written once under a temporary name, fsynced and renamed; reading checks its sha256.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -26,6 +26,7 @@ from pipeline.columns import (
     rows_of,
 )
 from pipeline.durable import verify, write_bytes_durably, write_text_durably
+from pipeline.frames import FloatArray, IntArray
 from pipeline.records import BiasState, Candidate, Checked, FileRef, Label, Split, StopReason, WalkerState
 
 LIST = ".sha256"
@@ -74,6 +75,26 @@ def _put_labels(file: h5py.Group, labels: Sequence[Label]) -> None:
     put_jsons(file, "origin", [label.origin for label in labels])
     put_numbers(file, "cost_cpu_s", [label.cost_cpu_s for label in labels], np.float64)
     put_texts(file, "reference", [label.reference for label in labels])
+    _put_atomic(file, "charges", [label.charges for label in labels])
+    _put_atomic(file, "magnetic_moments", [label.magnetic_moments for label in labels])
+    if any(label.program for label in labels):
+        put_texts(file, "program", [label.program for label in labels])
+
+
+def _put_atomic(file: h5py.Group, name: str, columns: Sequence[FloatArray | None]) -> None:
+    """Store one number per atom of each label that has them, and which ones have; nothing where none has."""
+    if any(column is not None for column in columns):
+        none = np.zeros(0)
+        put_ragged(file, name, [none if column is None else column for column in columns], (), np.float64)
+        put_numbers(file, f"has_{name}", [column is not None for column in columns], np.bool_)
+
+
+def _get_atomic(file: h5py.Group, name: str, count: int) -> list[FloatArray | None]:
+    """What :func:`_put_atomic` stored of so many labels."""
+    if name not in file:
+        return [None] * count
+    present = zip(get_ragged(file, name), get_numbers(file, f"has_{name}"), strict=True)
+    return [column if has else None for column, has in present]
 
 
 def read_labels(files: FileRef | Sequence[FileRef]) -> list[Label]:
@@ -87,6 +108,7 @@ def read_labels(files: FileRef | Sequence[FileRef]) -> list[Label]:
 
 def _read_label_shard(ref: FileRef) -> list[Label]:
     with open_file(verify(ref), "labels") as file:
+        references = get_texts(file, "reference")
         stresses = zip(get_numbers(file, "stress"), get_numbers(file, "has_stress"), strict=True)
         columns: Columns = {
             "frame": get_frames(file),
@@ -97,9 +119,23 @@ def _read_label_shard(ref: FileRef) -> list[Label]:
             "round": get_numbers(file, "round"),
             "origin": get_jsons(file, "origin"),
             "cost_cpu_s": get_numbers(file, "cost_cpu_s"),
-            "reference": get_texts(file, "reference"),
+            "reference": references,
+            "charges": _get_atomic(file, "charges", len(references)),
+            "magnetic_moments": _get_atomic(file, "magnetic_moments", len(references)),
+            "program": get_texts(file, "program") if "program" in file else [""] * len(references),
         }
     return [Label(**row) for row in rows_of(columns)]
+
+
+def read_energies(ref: FileRef) -> Iterator[tuple[IntArray, float]]:
+    """Atomic numbers (N,) and energy, eV, of each label of a shard, without the rest of it.
+
+    Raises:
+        StoreError: the shard is missing, changed or of another version.
+    """
+    with open_file(verify(ref), "labels") as file:
+        numbers, energies = get_ragged(file["frames"], "numbers"), get_numbers(file, "energy")
+    return zip(numbers, energies, strict=True)
 
 
 def write_candidates(path: str | Path, candidates: Sequence[Candidate]) -> FileRef:

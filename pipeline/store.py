@@ -8,6 +8,7 @@
     models/         v0001.pt, …
     shards/         immutable HDF5 files of labels, candidates and walkers
     scratch/        of tasks; those of failed labels stay
+    guesses/        restart files of labels, where a reference starts from them
     runinfo/        logs of the engine
 
 Files are named in events relative to the directory and handed to tasks as absolute paths. Only the driver writes.
@@ -97,6 +98,11 @@ class Store:
         return self.root / "scratch"
 
     @property
+    def guesses(self) -> Path:
+        """Restart files of labels."""
+        return self.root / "guesses"
+
+    @property
     def runinfo(self) -> Path:
         """Where an engine may write its logs."""
         return self.root / "runinfo"
@@ -174,7 +180,7 @@ class Store:
         return labels
 
     def labels(self, state: CampaignState) -> list[Label]:
-        """All labels of a campaign, ordered by round and item.
+        """All labels of a campaign, round by round, each by number.
 
         Raises:
             StoreError: a shard is missing or changed.

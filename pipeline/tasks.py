@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.durable import written_into
+from pipeline.energy_window import EnergyWindow
+from pipeline.errors import StoreError
 from pipeline.events import Labelled, Work
 from pipeline.frames import Frame
+from pipeline.guesses import Guesses
 from pipeline.initial import initial_frame
 from pipeline.policy import (
     Request,
@@ -31,6 +34,7 @@ from pipeline.records import (
 )
 from pipeline.seeds import Stream, seed_for
 from pipeline.settings.campaign import CampaignSettings
+from pipeline.settings.dft import ElectronicSettings
 from pipeline.shards import LIST, read_candidates, write_list
 from pipeline.state import CampaignState
 from pipeline.store import Store
@@ -67,11 +71,16 @@ class TaskMaker:
         settings: the settings in force.
         starts: start structures, different ones, in order.
         session: differs between drivers, so that a worker that outlived its driver cannot write where another one does.
+
+    Attributes:
+        guesses: restart files of labels.
     """
 
     def __init__(self, store: Store, settings: CampaignSettings, starts: Sequence[Frame], session: str) -> None:
         self._store, self._settings, self._starts, self._session = store, settings, starts, session
         self._picks: tuple[FileRef | None, list[Candidate]] = (None, [])
+        self._window = EnergyWindow(store, settings.labels.energy_window_eV_per_atom)
+        self.guesses = Guesses(store.guesses)
         self._start_shard: tuple[tuple[Labelled, ...], FileRef] | None = None
 
     def make(self, request: Request, state: CampaignState) -> Job:
@@ -127,28 +136,31 @@ class TaskMaker:
             output=str(self._output(request)),
             seed=seed_for(settings.seed, Stream.SELECT, request.round, 0),
             threads=settings.site.train_threads,
+            ranks=settings.site.train_ranks,
+            launch=settings.site.launch,
         )
 
     def _label(self, request: Request, state: CampaignState) -> Job:
-        if request.round == 0:
-            frame, origin = initial_frame(self._starts, request.item, self._settings)
-        else:
-            candidate = self._pick(request.item, state)
-            frame, origin = candidate.frame, origin_of(candidate)
+        frame, origin = self._frame(request, state)
+        labels = self._settings.labels
+        from_guess = isinstance(labels.reference, ElectronicSettings) and labels.reference.guess == "nearest"
         task = LabelTask(
             task=request.name,
             round=request.round,
             item=request.item,
             frame=frame,
-            reference=self._settings.labels.reference,
+            reference=labels.reference,
             scratch=str(self._store.scratch_of(request.name)),
             threads=self._settings.site.label_threads,
             limits=Limits(
-                max_force_eV_per_A=self._settings.labels.max_force_eV_per_A,
-                max_net_force_eV_per_A=self._settings.labels.max_net_force_eV_per_A,
+                max_force_eV_per_A=labels.max_force_eV_per_A,
+                max_net_force_eV_per_A=labels.max_net_force_eV_per_A,
+                energy_eV=self._window.limits(frame.numbers, state),
             ),
-            recovery=self._settings.labels.recovery,
+            recovery=labels.recovery,
             launch=self._settings.site.launch,
+            guess=self.guesses.nearest(frame) if from_guess else "",
+            keep_guess=from_guess,
         )
         return Job(request, task, origin)
 
@@ -168,6 +180,8 @@ class TaskMaker:
             progress=str(output / "progress.json"),
             seed=seed_for(settings.seed, Stream.TRAIN, request.round, request.item),
             threads=settings.site.train_threads,
+            ranks=settings.site.train_ranks,
+            launch=settings.site.launch,
         )
 
     def _model(self, state: CampaignState) -> ModelRef:
@@ -197,9 +211,28 @@ class TaskMaker:
         """Where the worker of a task writes its files: nobody else's, not even that of an earlier driver."""
         return self._store.scratch_of(request.name) / self._session
 
-    def _pick(self, item: int, state: CampaignState) -> Candidate:
-        assert state.selected is not None
-        assert state.selected.picks is not None
-        if self._picks[0] != state.selected.picks:
-            self._picks = (state.selected.picks, read_candidates(self._store.absolute(state.selected.picks)))
-        return self._picks[1][item]
+    def _frame(self, request: Request, state: CampaignState) -> tuple[Frame, dict[str, Any]]:
+        """The frame of a label and where it comes from.
+
+        Raises:
+            StoreError: a shard is missing or changed, or holds another frame than the one that failed.
+        """
+        retry = state.retry_of(request.round, request.item)
+        if request.round == 0:
+            frame, origin = initial_frame(self._starts, request.item, self._settings)
+        else:
+            selected = state.selected.picks if state.selected is not None else None
+            candidate = self._pick(request, retry.picks if retry is not None else selected)
+            frame, origin = candidate.frame, origin_of(candidate)
+        if retry is not None and retry.failure.identity != frame.identity:
+            raise StoreError(
+                f"{request.name}: its frame is not the one that failed ({frame.identity}, {retry.failure.identity}).",
+                "Restore the campaign directory from a copy.",
+            )
+        return frame, origin
+
+    def _pick(self, request: Request, picks: FileRef | None) -> Candidate:
+        assert picks is not None
+        if self._picks[0] != picks:
+            self._picks = (picks, read_candidates(self._store.absolute(picks)))
+        return self._picks[1][request.item]
