@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,12 +87,25 @@ def one_job_each(site: Site) -> Site:
     return site.model_copy(update=small)
 
 
+def jobs_for_labels(site: Site, count: int) -> Site:
+    """The site with as many jobs for labels as that many labels can use, at most one of other kinds."""
+    if not isinstance(site, SlurmSite):
+        return site
+    per_job = max(1, site.label_slots // site.label.max_blocks)
+    most = min(site.label.max_blocks, -(-count // per_job))
+    return one_job_each(site).model_copy(
+        update={"label": site.label.model_copy(update={"min_blocks": 0, "max_blocks": most})}
+    )
+
+
 def executors_of(site: Site) -> tuple[str, ...]:
     """Labels of the executors with processes of their own."""
     return tuple(dict.fromkeys(site.routes.values())) if isinstance(site, LocalHTEXSite | SlurmSite) else ()
 
 
-def ask_workers(site: Site, directory: Path, prefix: str, tell: Callable[[str], None]) -> list[Executor]:
+def ask_workers(
+    site: Site, directory: Path, prefix: str, tell: Callable[[str], None], labels: Sequence[str] | None = None
+) -> list[Executor]:
     """Ask one worker of every executor of the loaded site what it finds, and wait for all.
 
     Jobs may wait in the queue as long as they like; a job that runs must answer within three minutes.
@@ -102,11 +115,12 @@ def ask_workers(site: Site, directory: Path, prefix: str, tell: Callable[[str], 
         directory: existing directory on a disk that driver and workers share.
         prefix: of the job names.
         tell: is told how far all are, whenever that changes.
+        labels: of the executors to ask; None: all.
     """
     token = secrets.token_hex(16)
     (directory / TOKEN).write_text(token, encoding="utf-8")
     began = time.monotonic()
-    executors = [Executor(label=label) for label in executors_of(site)]
+    executors = [Executor(label=label) for label in executors_of(site) if labels is None or label in labels]
     pending: dict[Future[dict[str, Any]], Executor] = {
         python_app(look_around, executors=[executor.label])(str(directory), token): executor for executor in executors
     }

@@ -154,8 +154,8 @@ class ScanRun:
         """Results by name of the reference; a text where the worker was lost."""
         results: dict[str, LabelResult | str] = {}
         pending = set(futures)
+        self.tell(f"scanning: {len(futures)} labels")
         while pending:
-            self.tell(f"scanning: {len(results)} of {len(futures)} labels")
             finished, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
             for notice in self.steps.notices():
                 self.notice(notice)

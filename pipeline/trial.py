@@ -11,10 +11,12 @@ import numpy as np
 
 from pipeline.errors import PipelineError, TaskError
 from pipeline.estimate import Costs
+from pipeline.faults import REMEDIES
 from pipeline.frames import Frame
 from pipeline.initial import rattled
 from pipeline.policy import temperatures_of
 from pipeline.records import (
+    Cause,
     FileRef,
     Label,
     LabelResult,
@@ -33,6 +35,8 @@ from pipeline.records import (
 )
 from pipeline.seeds import Stream, generator, seed_for
 from pipeline.settings.campaign import CampaignSettings
+from pipeline.settings.dft import ElectronicSettings
+from pipeline.settings.labels import Reference
 from pipeline.shards import write_labels
 from pipeline.steps import Notice, Steps
 from pipeline.structures import Systems
@@ -43,7 +47,7 @@ FULL_STEPS = 4
 """Full optimiser steps per trial epoch."""
 STEPS = 100
 SPLITS = (Split.TRAIN, Split.TRAIN, Split.VALIDATION, Split.CALIBRATION)
-"""What the trial's labels are used for, in turn."""
+"""What labels that take no time are used for, in turn."""
 SHORT_S = 20.0
 """A training or walk below this is made twice: the first one in a new process also loads and warms up, seconds."""
 POLL_S = 0.5
@@ -78,45 +82,41 @@ class Trial:
             SiteError: the machine could not carry it out.
             LostWorkerError: the same, more than once.
         """
-        labels, label_s, handling_s = self._label()
+        labels, label_s, label_core_s, handling_s = self._label()
         model, structure_epoch_s = self._train(labels)
         walker_step_s, walker_steps = self._walk(labels, model)
         return Costs(
             label_s=label_s,
+            label_core_s=label_core_s,
             handling_s=handling_s,
             structure_epoch_s=structure_epoch_s,
             walker_step_s=walker_step_s,
             walker_steps=walker_steps,
         )
 
-    def _label(self) -> tuple[list[Label], float, float]:
-        """Label a few rattled start structures of every system: the labels, seconds per label and between two."""
+    def _label(self) -> tuple[list[Label], float, float, float]:
+        """Label a few rattled start structures: the labels, seconds and core seconds of one, and seconds between two."""
         starts = [group[0] for group in self.frames.values()]
         rng = generator(seed_for(self.settings.seed, Stream.START, 0, 0))
         std_A = self.settings.labels.initial_rattle_A
-        frames = [
-            rattled(starts[item % len(starts)], std_A=std_A, rng=rng)
-            for item in range(max(LABELS, len(SPLITS) * len(starts)))
-        ]
+        splits = trial_splits(self.settings.labels.reference, len(starts))
+        frames = [rattled(starts[item % len(starts)], std_A=std_A, rng=rng) for item in range(len(splits))]
         self.tell(f"labelling {len(frames)} structures")
-        futures = [self.steps.submit(self._label_task(item, frame)) for item, frame in enumerate(frames)]
-        results = self._results("label", futures)
-        labels = []
-        for item, (frame, result) in enumerate(zip(frames, results, strict=True)):
+        tasks = [self._label_task(item, frame) for item, frame in enumerate(frames)]
+        futures = [self.steps.submit(task) for task in tasks]
+        results = []
+        for task, result in zip(tasks, self._results("label", futures), strict=True):
             assert isinstance(result, LabelResult)
-            if result.status is not Status.DONE or result.energy is None or result.forces is None:
-                raise TaskError(
-                    f"labels.reference: the reference could not label a rattled start structure of {frame.system} "
-                    f"on {result.timing.host}: {result.reason}",
-                    "Check the reference's settings and the start structure.",
-                )
-            split = SPLITS[(item // len(starts)) % len(SPLITS)]
-            labels.append(
-                Label(
-                    frame=frame, energy=result.energy, forces=result.forces, stress=result.stress, split=split, round=0
-                )
-            )
-        return labels, *label_costs([result.timing for result in results])
+            if result.status is not Status.DONE:
+                raise failed_label(task, result)
+            results.append(result)
+        labels = [
+            Label(frame=frame, energy=energy, forces=forces, stress=result.stress, split=split, round=0)
+            for frame, split, result in zip(frames, splits, results, strict=True)
+            if (energy := result.energy) is not None and (forces := result.forces) is not None
+        ]
+        label_s, handling_s = label_costs([result.timing for result in results])
+        return labels, label_s, float(np.median([result.core_s for result in results])), handling_s
 
     def _label_task(self, item: int, frame: Frame) -> LabelTask:
         return LabelTask(
@@ -228,6 +228,28 @@ class Trial:
             for remark in result.remarks:
                 self.notice(Notice(text=f"{result.task}: {remark.text}", remedy=remark.remedy))
         return results
+
+
+def trial_splits(reference: Reference, systems: int) -> tuple[Split, ...]:
+    """What each label of a trial is used for; they take the systems in turn.
+
+    Of a program that takes its time as few as can be: one of each system to train on, which knows all elements then, one to
+    validate and one to calibrate with.
+    """
+    if isinstance(reference, ElectronicSettings):
+        return (*[Split.TRAIN] * systems, Split.VALIDATION, Split.CALIBRATION)
+    return tuple(SPLITS[(item // systems) % len(SPLITS)] for item in range(max(LABELS, len(SPLITS) * systems)))
+
+
+def failed_label(task: LabelTask, result: LabelResult) -> TaskError:
+    """Why a trial must end that could not label one of its structures."""
+    cause = result.cause or Cause.UNKNOWN
+    tries = f" after {len(result.tries)} tries" if len(result.tries) > 1 else ""
+    return TaskError(
+        f"labels.reference: the reference could not label a rattled start structure of {task.frame.system} "
+        f"on {result.timing.host}{tries} ({cause.value}): {result.reason}",
+        REMEDIES[cause],
+    )
 
 
 def label_costs(timings: Sequence[Timing]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,22 +21,39 @@ from rich.console import Console
 from apps.cli.console import OUT, size
 from apps.cli.options import SITES, CampaignDirectory, CampaignFile, Overrides, SiteOption
 from apps.cli.places import campaign_directory, check_writable
-from apps.cli.report import campaign_table, estimate_tables, findings_error, not_counted, plain, workers_table
-from apps.preflight import Executor, ask_workers, one_job_each
+from apps.cli.report import (
+    campaign_table,
+    estimate_tables,
+    findings_error,
+    not_counted,
+    plain,
+    started_text,
+    workers_table,
+)
+from apps.cli.scan import ScanReport, WantedScans, not_compared, wanted_scans
+from apps.preflight import Executor, ask_workers, jobs_for_labels, one_job_each
+from apps.program import ask_program
 from apps.slurm.names import job_prefix
 from apps.slurm.workers import no_jobs_left
 from apps.steps import open_steps
+from pipeline.convergence import ScanRun
 from pipeline.errors import PipelineError, SiteError
 from pipeline.estimate import Costs, Estimate, estimate
 from pipeline.intake import Intake, open_campaign
-from pipeline.settings.site import SlurmSite
+from pipeline.references.started import Started
+from pipeline.settings.dft import CP2KReference, QuantumEspressoReference
+from pipeline.settings.site import Site, SlurmSite
 from pipeline.steps import Notice, Steps
 from pipeline.trial import Trial
 
 BYTES_PER_ATOM = 3 * 8 * 3
 """Bytes a stored structure takes per atom: positions, forces or velocities, uncertainties."""
+CHECK = ".check"
+"""What follows the name of the campaign directory in that of its check."""
 MARK = "of-farwalk-check"
 """File that tells the directory of a check from anything else."""
+KEEP = "keep"
+"""File in the directory of a check that is to stay: labels failed, and their files tell why."""
 ERRORS = Console(stderr=True, highlight=False, soft_wrap=True)
 REMOVE_S = 10.0
 """How long to try to remove the directory of a check: ended jobs may still write to it, seconds."""
@@ -48,8 +65,10 @@ class Found:
 
     executors: list[Executor] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    program: Started | None = None
     costs: Costs | None = None
     expected: Estimate | None = None
+    scans: list[ScanReport] = field(default_factory=list)
 
 
 def check(
@@ -57,10 +76,28 @@ def check(
     directory: CampaignDirectory = None,
     site: SiteOption = None,
     overrides: Overrides = None,
+    scan: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scan", metavar="KEY=VALUES", help="compare values of a key of labels.reference: cutoff_Ry=200,300,400"
+        ),
+    ] = None,
+    frame: Annotated[
+        str | None,
+        typer.Option(
+            "--scan-frame",
+            metavar="SYSTEM[:INDEX]",
+            help="start structure to scan as it is; without index, a rattled one [default: of the first system]",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option("--scan-tolerance", help="force error that is small enough, meV/Å [default: 10]")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print what was found as JSON")] = False,
 ) -> None:
     """Check settings, structures, machine and disk; label, train and walk in small; estimate the whole."""
     intake = open_campaign(campaign, overrides or (), site, SITES)
+    wanted = wanted_scans(scan or (), frame, tolerance, intake)
     place = campaign_directory(intake, directory)
     free = check_writable(place)
     needed = stored_bytes(intake)
@@ -72,62 +109,125 @@ def check(
     found = Found()
     try:
         with _own_directory(place) as own, _ended_like_interrupted():
-            _try_site(intake, own, found, quiet=as_json)
+            if wanted is None:
+                _try_campaign(intake, own, found, quiet=as_json)
+            else:
+                _scan(intake, own, found, wanted, quiet=as_json)
     except PipelineError as error:
         if as_json:
             _print_json(intake, place, found, error)
         raise
     if as_json:
         _print_json(intake, place, found, None)
-        return
-    assert found.costs is not None
-    assert found.expected is not None
-    OUT.print(campaign_table(intake, f"{place}: {size(free)} free, about {size(needed)} needed"))
-    for table in estimate_tables(found.costs, found.expected, intake):
-        OUT.print(table)
-    OUT.print(not_counted(found.executors), markup=False)
-    options = [
-        *([] if directory is None else ["--dir", str(directory)]),
-        *([] if site is None else ["--site", site]),
-        *(part for text in overrides or () for part in ("--set", text)),
-    ]
-    verb = "submit" if isinstance(intake.settings.site, SlurmSite) else "run"
-    OUT.print(f"all right; next: {shlex.join(['farwalk', verb, str(campaign), *options])}", markup=False)
+    elif wanted is None:
+        _print_tables(intake, f"{place}: {size(free)} free, about {size(needed)} needed", found)
+        options = [
+            *([] if directory is None else ["--dir", str(directory)]),
+            *([] if site is None else ["--site", site]),
+            *(part for text in overrides or () for part in ("--set", text)),
+        ]
+        verb = "submit" if isinstance(intake.settings.site, SlurmSite) else "run"
+        OUT.print(f"all right; next: {shlex.join(['farwalk', verb, str(campaign), *options])}", markup=False)
 
 
-def _try_site(intake: Intake, own: Path, found: Found, *, quiet: bool) -> None:
+def _try_campaign(intake: Intake, own: Path, found: Found, *, quiet: bool) -> None:
     """Start the site, ask its workers, run the trial; fills ``found`` as far as it gets.
 
     Raises:
         PipelineError: what is wrong.
     """
-    settings, site = intake.settings, one_job_each(intake.settings.site)
-    prefix = job_prefix(own)  # not the campaign's: a driver of it may be running
-    notice = functools.partial(_notice, found)
+    site, notice = one_job_each(intake.settings.site), functools.partial(_notice, found)
+    with _tried_site(intake, site, own, found, labels=None, quiet=quiet) as (steps, tell):
+        trial = Trial(
+            settings=intake.settings, frames=intake.frames, steps=steps, directory=own, tell=tell, notice=notice
+        )
+        found.costs = trial.run()
+        found.expected = estimate(intake.settings, found.costs)
+        tell("ending the site")
+
+
+def _scan(intake: Intake, own: Path, found: Found, wanted: WantedScans, *, quiet: bool) -> None:
+    """Start the site for labels alone, and scan; fills ``found`` as far as it gets.
+
+    Raises:
+        PipelineError: what is wrong, also that a scan has nothing to compare.
+    """
+    site = jobs_for_labels(intake.settings.site, wanted.count)
+    with _tried_site(intake, site, own, found, labels=[site.routes["label"]], quiet=quiet) as (steps, tell):
+        run = ScanRun(
+            settings=intake.settings,
+            scans=wanted.scans,
+            frame=wanted.frame.frame,
+            tolerance_meV_per_A=wanted.tolerance_meV_per_A,
+            steps=steps,
+            directory=own,
+            tell=tell,
+            done=lambda text: ERRORS.print(text, markup=False),
+            notice=functools.partial(_notice, found),
+        )
+        found.scans = [
+            ScanReport(found=one, frame=wanted.frame, moved=(str(own), str(_kept(own)))) for one in run.run()
+        ]
+        tell("ending the site")
+    if any(report.failed for report in found.scans):
+        (own / KEEP).touch()
+    if not quiet:
+        for report in found.scans:
+            OUT.print(report.table())
+            for line in report.lines():
+                OUT.print(line, markup=False)
+    if problem := not_compared(found.scans):
+        raise problem
+
+
+@contextmanager
+def _tried_site(
+    intake: Intake, site: Site, own: Path, found: Found, *, labels: Sequence[str] | None, quiet: bool
+) -> Iterator[tuple[Steps, Callable[[str], None]]]:
+    """The site, started: its workers have answered, and the program of the reference has started.
+
+    Args:
+        intake: the campaign.
+        site: its site, or less of it.
+        own: directory of the check.
+        found: is filled.
+        labels: of the executors to ask; None: all.
+        quiet: print no table.
+
+    Raises:
+        PipelineError: what is wrong.
+    """
+    prefix, reference = job_prefix(own), intake.settings.labels.reference  # not the campaign's: a driver of it may run
     with (
         _progress() as tell,
         no_jobs_left(site, prefix),
         open_steps(site, own / "site", prefix=prefix) as steps,
     ):
-        found.executors = ask_workers(site, own, prefix, tell)
+        found.executors = ask_workers(site, own, prefix, tell, labels)
         if found.executors and not quiet:
             OUT.print(workers_table(found.executors))
-        _take_notices(steps, notice)
+        for one in steps.notices():
+            _notice(found, one)
         for executor in found.executors:
             for text in executor.notes:
-                notice(Notice(text=f"{executor.label}: {text}"))
+                _notice(found, Notice(text=f"{executor.label}: {text}"))
         findings = [finding for executor in found.executors for finding in executor.findings]
         if findings:
             raise findings_error(findings)
-        trial = Trial(settings=settings, frames=intake.frames, steps=steps, directory=own, tell=tell, notice=notice)
-        found.costs = trial.run()
-        found.expected = estimate(settings, found.costs)
-        tell("ending the site")
+        if isinstance(reference, CP2KReference | QuantumEspressoReference):
+            found.program = ask_program(site, reference, own, tell)
+            if not quiet:
+                OUT.print(started_text(found.program), markup=False)
+        yield steps, tell
 
 
-def _take_notices(steps: Steps, notice: Callable[[Notice], None]) -> None:
-    for one in steps.notices():
-        notice(one)
+def _print_tables(intake: Intake, directory: str, found: Found) -> None:
+    assert found.costs is not None
+    assert found.expected is not None
+    OUT.print(campaign_table(intake, directory))
+    for table in estimate_tables(found.costs, found.expected, intake):
+        OUT.print(table)
+    OUT.print(not_counted(found.executors), markup=False)
 
 
 def _notice(found: Found, one: Notice) -> None:
@@ -146,24 +246,32 @@ def _progress() -> Iterator[Callable[[str], None]]:
 def _own_directory(place: Path) -> Iterator[Path]:
     """A new directory beside the campaign directory, which all nodes must see; gone afterwards.
 
-    When an error names a file in it, it stays as ``<campaign directory>.check`` until the next check.
+    When an error names a file in it, or it says so itself, it stays as ``<campaign directory>.check`` until the next check.
     """
     nearest = next(parent for parent in place.parents if parent.exists())
-    own = Path(tempfile.mkdtemp(prefix=f".{place.name}.check-", dir=nearest))
-    kept = nearest / f"{place.name}.check"
+    own = Path(tempfile.mkdtemp(prefix=f".{place.name}{CHECK}-", dir=nearest))
+    kept = _kept(own)
     (own / MARK).touch()
     try:
         yield own
-        _remove_kept(kept)
+        if _remove_kept(kept) and (own / KEEP).exists():
+            own.rename(kept)
     except PipelineError as error:
         texts = (error.message, error.remedy)
-        if not any(str(own) in text for text in texts) or not _remove_kept(kept):
+        wanted = (own / KEEP).exists() or any(str(own) in text for text in texts)
+        if not wanted or not _remove_kept(kept):
             raise
         own.rename(kept)
         message, remedy = (text.replace(str(own), str(kept)) for text in texts)
         raise type(error)(message, remedy) from error
     finally:
         _remove(own)
+
+
+def _kept(own: Path) -> Path:
+    """Where the directory of a check stays."""
+    name, _, _ = own.name.removeprefix(".").rpartition("-")
+    return own.with_name(name)
 
 
 def _remove_kept(kept: Path) -> bool:
@@ -204,9 +312,11 @@ def _print_json(intake: Intake, place: Path, found: Found, error: PipelineError 
         "site": site.kind,
         "ready": error is None,
         "error": None if error is None else {"text": error.message, "remedy": error.remedy},
+        "program": plain(found.program),
         "executors": {executor.label: plain(executor) for executor in found.executors},
         "notices": [plain(notice) for notice in found.notices],
         "measured": plain(found.costs),
+        "scans": [report.plain() for report in found.scans],
         "expected": None if found.expected is None else {**plain(found.expected), "total_s": found.expected.total_s},
     }
     sys.stdout.write(json.dumps(answer, indent=2) + "\n")

@@ -1,6 +1,7 @@
 """``farwalk failures DIR``: labels that failed, why, and what that cost. Reads only, also while a driver runs."""
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from pipeline.records import Cause, Try
 from pipeline.settings.keys import nearest
 from pipeline.store import Store
 
+_SEE = re.compile(r" \(see \S+\)$")
+"""Where a reason points to its files; the campaign may have been moved since."""
 AS_SET = "as set"
 """A try that does what the settings say."""
 
@@ -116,7 +119,7 @@ def line_of(row: Quarantined, directory: Path) -> str:
     place = directory / row.directory
     gone = "" if place.is_dir() else " (gone)"
     again = ", asked for again" if row.requeued else ""
-    reason = " ".join(row.reason.split()).rstrip(".")
+    reason = _SEE.sub("", " ".join(row.reason.split())).rstrip(".")
     return (
         f"{row.task}: {row.cause.value}{again}; {_tries_text(row.tries)}; {core_hours(core_s_of(row))} core-hours; "
         f"{reason}; {place}{gone}"

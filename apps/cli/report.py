@@ -13,6 +13,7 @@ from apps.preflight import Executor, Finding
 from pipeline.errors import SiteError
 from pipeline.estimate import Costs, Estimate
 from pipeline.intake import Intake
+from pipeline.references.started import Started
 
 
 def campaign_table(intake: Intake, directory: str) -> Table:
@@ -66,6 +67,12 @@ def _said(executor: Executor) -> dict[str, str]:
     }
 
 
+def started_text(program: Started) -> str:
+    """Which program labels, and how fast it starts."""
+    ranks = "" if program.ranks == 1 else f" on {program.ranks} ranks"
+    return f"program: {program.program} starts{ranks} in {duration(program.wall_s)}"
+
+
 def estimate_tables(costs: Costs, expected: Estimate, intake: Intake) -> list[Table]:
     """Measured speeds, and what the whole campaign takes."""
     speeds = Table(show_header=False, title="measured", title_justify="left")
@@ -76,9 +83,10 @@ def estimate_tables(costs: Costs, expected: Estimate, intake: Intake) -> list[Ta
         f"{expected.steps_per_s_task:.4g} walker steps/s per task (batches of {settings.walkers.batch}), "
         f"{expected.steps_per_s:.4g} in all",
     )
+    held = f" ({costs.label_core_s:.3g} core-s)" if costs.label_core_s else ""
     speeds.add_row(
         "labels",
-        f"{duration(costs.label_s)} each with {settings.labels.reference.kind}, "
+        f"{duration(costs.label_s)} each with {settings.labels.reference.kind}{held}, "
         f"{expected.labels_per_h:.4g} labels/h in {slots['label']} slots",
     )
     speeds.add_row(
