@@ -23,6 +23,9 @@ LARGEST = 100_000
 ATOMS, STARTS, SLOTS, BATCHES, LEGS, ROUNDS = 76, 100, 64, 16, 6, 300
 FILE = FileRef(path="shards/labels-r0123.h5", sha256="0123456789abcdef" * 4)
 
+# the shards of this campaign are made up: there is nothing to fit an energy window to
+LARGE = {"walkers__count": SLOTS * BATCHES, "walkers__batch": SLOTS, "labels__energy_window_eV_per_atom": None}
+
 
 def structure(number: int) -> Frame:
     rng = np.random.default_rng(number)
@@ -92,10 +95,7 @@ def late_state(store: Store, number: int):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     deep = tmp_path_factory.mktemp("project") / "lustre" / "scratch" / "project_0123456789" / "somebody" / ("long" * 10)
-    # the shards of this campaign are made up: there is nothing to fit a window to
-    chosen = fabricated.settings(
-        walkers__count=SLOTS * BATCHES, walkers__batch=SLOTS, labels__energy_window_eV_per_atom=None
-    )
+    chosen = fabricated.settings(**LARGE)
     return Store.create(deep / "campaign", settings_yaml="", first=EXAMPLES[0]), chosen
 
 
@@ -162,10 +162,7 @@ def test_tasks_do_not_grow_with_the_rounds(tmp_path):
     sizes = []
     for rounds in (20, 300):
         store = Store.create(tmp_path / f"{rounds:03d}", settings_yaml="", first=EXAMPLES[0])
-        # the shards of this campaign are made up: there is nothing to fit a window to
-    chosen = fabricated.settings(
-        walkers__count=SLOTS * BATCHES, walkers__batch=SLOTS, labels__energy_window_eV_per_atom=None
-    )
+        chosen = fabricated.settings(**LARGE)
         sizes.append([len(pickle.dumps(task)) for task in tasks_of(store, chosen, rounds)])
     assert sizes[1] == pytest.approx(sizes[0], abs=50)
 
