@@ -295,9 +295,7 @@ def _with_table(member: Pseudopotential, row: Mapping[str, Any]) -> Pseudopotent
             f"Download the file again, or name another one in {KEY}.pseudopotential_of.",
         )
     cutoff, density = _number(row.get("cutoff_wfc")), _number(row.get("cutoff_rho"))
-    return replace(
-        member, cutoff_Ry=cutoff or member.cutoff_Ry, density_cutoff_Ry=density or member.density_cutoff_Ry
-    )
+    return replace(member, cutoff_Ry=cutoff or member.cutoff_Ry, density_cutoff_Ry=density or member.density_cutoff_Ry)
 
 
 def _symbol(text: str) -> str | None:
