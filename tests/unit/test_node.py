@@ -1,6 +1,7 @@
 """What a node keeps: copies of model files that are right, few, and never in the way."""
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -33,6 +34,11 @@ def test_a_walk_gets_at_most_a_share_of_what_its_job_has_left():
     assert Node(ends=time.time() + 1e6).allowed_s(600.0) == 600.0
     assert Node(ends=time.time() + 100.0).allowed_s(600.0) == pytest.approx(100.0 * SHARE_OF_REST, abs=1.0)
     assert Node(ends=time.time() - 5.0).allowed_s(600.0) == 0.0
+
+
+def test_a_node_without_an_end_lasts_for_ever_and_one_with_an_end_until_then():
+    assert Node().left_s == math.inf
+    assert Node(ends=time.time() + 100.0).left_s == pytest.approx(100.0, abs=1.0)
 
 
 def test_without_a_cache_the_file_itself_is_read(tmp_path):
