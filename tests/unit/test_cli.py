@@ -24,10 +24,22 @@ from pipeline.intake import open_campaign
 
 OPTIONS = {
     "init": ["template", "directory", "--help"],
-    "check": ["campaign", "--dir", "--site", "--set", "--json", "--help"],
+    "check": [
+        "campaign",
+        "--dir",
+        "--site",
+        "--set",
+        "--scan",
+        "--scan-frame",
+        "--scan-tolerance",
+        "--json",
+        "--help",
+    ],
     "run": ["campaign", "--dir", "--site", "--set", "--quiet", "--as-job", "--help"],
     "submit": ["campaign", "--dir", "--site", "--set", "--help"],
     "status": ["directory", "--help"],
+    "failures": ["directory", "--cause", "--json", "--help"],
+    "relabel": ["directory", "tasks", "--cause", "--help"],
     "jobs": ["directory", "--cancel", "--help"],
     "stop": ["directory", "--now", "--wait", "--help"],
     "export": ["directory", "--output", "--format", "--help"],
