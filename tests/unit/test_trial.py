@@ -17,10 +17,12 @@ from apps.cli.application import application
 from pipeline.campaign import Campaign
 from pipeline.estimate import Costs, Share, estimate, labels_by_round, share_of
 from pipeline.events import Labelled
-from pipeline.records import Timing
+from pipeline.records import Split, Timing
 from pipeline.settings import CampaignSettings
+from pipeline.settings.dft import CP2KReference
+from pipeline.settings.labels import EMTReference
 from pipeline.settings.site import SlurmSite
-from pipeline.trial import label_costs
+from pipeline.trial import label_costs, trial_splits
 
 COSTS = Costs(label_s=2.0, handling_s=0.5, structure_epoch_s=0.01, walker_step_s=0.1, walker_steps=100)
 TINY = {
@@ -119,6 +121,29 @@ def test_check_refuses_a_reference_that_cannot_label(tmp_path: Path) -> None:
     result = CliRunner().invoke(application, ["check", str(tmp_path / "campaign.yaml")])
     assert result.exit_code == 2
     assert "labels.reference: the reference could not label a rattled start structure of cu" in result.stderr
+    kept = tmp_path / "tiny.campaign.check" / "label-0"
+    assert "(implausible): a force of" in result.stderr
+    assert str(kept) in result.stderr
+    assert kept.is_dir()
+
+
+def test_a_trial_makes_as_few_labels_of_a_dear_reference_as_the_splits_need_and_trains_on_every_system() -> None:
+    cheap, dear = EMTReference(), CP2KReference(preset="pbe")
+    assert len(trial_splits(cheap, 1)) == 6
+    assert trial_splits(dear, 1) == (Split.TRAIN, Split.VALIDATION, Split.CALIBRATION)
+    for systems in (1, 2, 5):
+        for reference in (cheap, dear):
+            splits = trial_splits(reference, systems)
+            assert set(splits) == set(Split)
+            assert {item % systems for item, split in enumerate(splits) if split is Split.TRAIN} == set(range(systems))
+
+
+def test_labels_of_programs_are_charged_the_cores_they_held_and_workers_of_several_nodes_all_of_them() -> None:
+    jobs = {"walltime": 7200, "cores_per_node": 32, "nodes_per_block": 2, "cores_per_worker": 32}
+    launch = {"nodes": 2, "mpi": "srun -n {ranks} -N {nodes}", "time_limit": 600}
+    site = SlurmSite.model_validate({"kind": "slurm", "walk": jobs, "label": jobs, "launch": launch})
+    assert share_of("label", site) == Share(cores=64, gpus=0)
+    assert share_of("walk", site) == Share(cores=32, gpus=0)
 
 
 def test_a_campaign_asks_for_the_labels_of_the_estimate(tmp_path: Path) -> None:
