@@ -1,7 +1,12 @@
-"""The select task: what walkers propose, looked at with the newest model, becomes a batch to label."""
+"""The select task: what walkers propose, looked at with the newest model, becomes a batch to label.
 
+Several ranks share the candidates: each reads, screens, compares and scores a part, and keeps the features of it. What is
+computed in batches is computed in the same ones however many ranks there are.
+"""
+
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,14 +15,17 @@ import torch
 
 from pipeline.durable import written_into
 from pipeline.errors import DiskFullError, PipelineError
-from pipeline.frames import FloatArray, Frame
+from pipeline.frames import FloatArray, Frame, IntArray
 from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import Model, load
+from pipeline.ranks import ALONE, Ranks
 from pipeline.records import Candidate, Remark, SelectResult, SelectTask, Status, Stopwatch
 from pipeline.selection.dedupe import duplicates
 from pipeline.selection.methods import pick
-from pipeline.selection.screening import thinned, unphysical
-from pipeline.shards import read_candidates, read_labels, write_candidates
+from pipeline.selection.pool import read_pool
+from pipeline.selection.spread import BLOCK, Spread
+from pipeline.shards import listed, read_labels, write_candidates
+from pipeline.together import run_together
 
 NEEDS_KNOWN = ("maxdist", "lcmd")
 """Methods that measure distances from the labelled structures."""
@@ -34,21 +42,19 @@ class Scored:
 def run_select(task: SelectTask, node: Node = ANYWHERE) -> SelectResult:
     """Pick at most ``task.count`` candidates; says how many were dropped for which reason.
 
-    The result depends on the task and the files it names alone. A file that is missing, damaged or cannot be written is a
-    FAILED result that names it.
+    The result depends on the task and the files it names alone. A file that is missing, damaged or cannot be written, or a rank
+    that died, is a FAILED result that says so.
 
     Raises:
         DiskFullError: there is no space for the picks.
     """
     watch = Stopwatch()
     remarks: list[Remark] = []
-    torch.set_num_threads(task.threads)
-    dropped: Counter[str] = Counter()
-    output = Path(task.output)
     try:
-        picks = _picks(task, load(node.model_file(task.model.file, remarks.append), task.model.file.sha256), dropped)
-        with written_into(output):
-            file = write_candidates(output / "picks.h5", picks)
+        if task.ranks > 1:
+            return run_together(task, SelectResult, node)
+        torch.set_num_threads(task.threads)
+        return replace(select(task, node, ALONE, remarks.append), remarks=tuple(remarks))
     except DiskFullError:
         raise
     except PipelineError as error:
@@ -62,49 +68,81 @@ def run_select(task: SelectTask, node: Node = ANYWHERE) -> SelectResult:
             timing=watch.stop(),
             remarks=tuple(remarks),
         )
+
+
+def select(task: SelectTask, node: Node, ranks: Ranks, tell: Callable[[Remark], None]) -> SelectResult:
+    """:func:`run_select` by these ranks. All of them get the result, the first writes the picks.
+
+    Raises:
+        PipelineError: a file is missing, damaged or cannot be written.
+    """
+    watch = Stopwatch()
+    dropped: Counter[str] = Counter()
+    model = load(node.model_file(task.model.file, tell), task.model.file.sha256)
+    picks = _picks(task, model, dropped, ranks)
+    output, file = Path(task.output), None
+    if ranks.first:
+        with written_into(output):
+            file = write_candidates(output / "picks.h5", picks)
     return SelectResult(
         task=task.task,
         status=Status.DONE,
         reason="",
-        picks=file,
+        picks=ranks.broadcast(file),
         count=len(picks),
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
         timing=watch.stop(),
-        remarks=tuple(remarks),
     )
 
 
-def _picks(task: SelectTask, model: Model, dropped: Counter[str]) -> list[Candidate]:
-    known = [*(label.frame for label in read_labels(task.labels)), *task.in_flight]
-    pool = read_candidates(task.candidates)
-    pool = _screened(task, pool, known, dropped)
-    scored = rescore(model, pool)
-    good = np.isfinite(scored.largest_force)
-    dropped["not_finite"] += int((~good).sum())
-    gentle = scored.largest_force <= task.settings.max_force_eV_per_A
-    dropped["force"] += int((good & ~gentle).sum())
-    pool = [scored.candidates[k] for k in np.flatnonzero(good & gentle)]
-    if not pool:
+def _picks(task: SelectTask, model: Model, dropped: Counter[str], ranks: Ranks) -> list[Candidate]:
+    """The picked candidates in order of value, on every rank."""
+    known = _known(task, ranks)
+    pool, spread = read_pool(task.candidates, task.settings.max_candidates, ranks, dropped)
+    same = duplicates(
+        [candidate.frame for candidate in pool],
+        list(itertools.chain.from_iterable(known)),
+        tolerance_A=task.settings.duplicate_A,
+        spread=spread,
+    )
+    fresh = np.flatnonzero(~same)
+    scored = [rescore(model, [pool[k] for k in block]) for block in _blocks(fresh, spread)]
+    newest = dict(zip(fresh.tolist(), itertools.chain.from_iterable(part.candidates for part in scored), strict=True))
+    largest = np.concatenate([np.zeros(0), *(part.largest_force for part in scored)])
+    good = np.isfinite(largest)
+    gentle = good & (largest <= task.settings.max_force_eV_per_A)
+    counts = ranks.sum(np.array([same.sum(), (~good).sum(), (good & ~gentle).sum()], dtype=np.float64))
+    dropped.update(dict(zip(("duplicate", "not_finite", "force"), map(int, counts), strict=True)))
+    kept = spread.kept(fresh[gentle])
+    if kept.count == 0:
         return []
-    features = model.kernel_features([candidate.frame for candidate in pool])
-    labelled = known if task.settings.kind in NEEDS_KNOWN else known[:0]
-    reference = model.kernel_features(labelled) if labelled else features[:0]
-    chosen = pick(task.settings, features, reference, count=task.count, seed=task.seed)
-    return [pool[k] for k in chosen]
+    features = _features(model, ([newest[k].frame for k in block] for block in _blocks(fresh[gentle], spread)))
+    reference = _features(model, known if task.settings.kind in NEEDS_KNOWN else [])
+    chosen = pick(task.settings, features, reference, kept, count=task.count, seed=task.seed)
+    here = dict(zip(kept.items.tolist(), fresh[gentle].tolist(), strict=True))
+    found = [(item, newest[here[item]]) for item in chosen if item in here]
+    picked = dict(itertools.chain.from_iterable(ranks.gather(found)))
+    return [picked[item] for item in chosen]
 
 
-def _screened(
-    task: SelectTask, pool: list[Candidate], known: Sequence[Frame], dropped: Counter[str]
-) -> list[Candidate]:
-    """The candidates without those that are unphysical, too many, or known."""
-    reasons = [unphysical(candidate.frame) for candidate in pool]
-    dropped.update(reason for reason in reasons if reason)
-    sound = [candidate for candidate, reason in zip(pool, reasons, strict=True) if not reason]
-    few = thinned(sound, task.settings.max_candidates)
-    dropped["thinned"] += len(sound) - len(few)
-    same = duplicates([candidate.frame for candidate in few], known, tolerance_A=task.settings.duplicate_A)
-    dropped["duplicate"] += int(same.sum())
-    return [candidate for candidate, again in zip(few, same, strict=True) if not again]
+def _known(task: SelectTask, ranks: Ranks) -> list[list[Frame]]:
+    """Structures that need no label, shard by shard: consecutive ones on each rank."""
+    shards = listed(task.labels)
+    mine = ranks.mine(np.arange(len(shards)))
+    known = [[label.frame for label in read_labels(shards[k])] for k in mine]
+    return [*known, list(task.in_flight)] if ranks.rank == ranks.size - 1 else known
+
+
+def _blocks(places: IntArray, spread: Spread) -> list[IntArray]:
+    """Places on this rank, those of one block together."""
+    edges = np.flatnonzero(np.diff(spread.items[places] // BLOCK)) + 1
+    return np.split(places, edges) if len(places) else []
+
+
+def _features(model: Model, groups: Iterable[Sequence[Frame]]) -> FloatArray:
+    """(n, P) kernel features of structures, group by group."""
+    none = np.zeros((0, model.first.feature_dimension))
+    return np.concatenate([none, *(model.kernel_features(group) for group in groups if group)])
 
 
 def rescore(model: Model, candidates: Sequence[Candidate]) -> Scored:

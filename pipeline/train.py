@@ -1,7 +1,7 @@
 """The train task: from labels (and the running model) to the next calibrated model file."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +13,13 @@ from pipeline.errors import DiskFullError, PipelineError
 from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import Model, load, save
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
-from pipeline.records import FileRef, Label, Remark, Scores, Split, Status, Stopwatch, TrainResult, TrainTask
+from pipeline.ranks import ALONE, Ranks
+from pipeline.records import Label, Remark, Scores, Split, Status, Stopwatch, TrainResult, TrainTask
 from pipeline.shards import read_labels
+from pipeline.together import run_together
 from pipeline.training.calibrate import calibrated_model
 from pipeline.training.dataset import LabelSet
+from pipeline.training.distributed import gradient_sum
 from pipeline.training.energy_scale import composition_offsets, energy_unit
 from pipeline.training.progress import Progress
 from pipeline.training.scoring import score
@@ -36,14 +39,20 @@ class _Splits:
 def run_train(task: TrainTask, node: Node = ANYWHERE) -> TrainResult:
     """Train, calibrate and write the next model; measure the parent on labels it has not seen.
 
-    The result depends on the task alone (as long as ``max_s`` is not set). A loss that stays NaN or infinite, no label to
-    train on, or a file that is damaged or cannot be written, is a FAILED result that says so.
+    The result depends on the task alone (as long as ``max_s`` is not set), up to rounding also with several ranks. A loss that
+    stays NaN or infinite, no label to train on, a file that is damaged or cannot be written, or a rank that died, is a FAILED
+    result that says so.
+
+    Raises:
+        DiskFullError: there is no space for the model.
     """
     watch = Stopwatch()
     remarks: list[Remark] = []
-    torch.set_num_threads(task.threads)
     try:
-        result = _train(task, node, watch, remarks)
+        if task.ranks > 1:
+            return run_together(task, TrainResult, node)
+        torch.set_num_threads(task.threads)
+        result = train(task, node, ALONE, remarks.append)
     except DiskFullError:
         raise
     except PipelineError as error:
@@ -51,7 +60,13 @@ def run_train(task: TrainTask, node: Node = ANYWHERE) -> TrainResult:
     return replace(result, remarks=tuple(remarks))
 
 
-def _train(task: TrainTask, node: Node, watch: Stopwatch, remarks: list[Remark]) -> TrainResult:
+def train(task: TrainTask, node: Node, ranks: Ranks, tell: Callable[[Remark], None]) -> TrainResult:
+    """:func:`run_train` by these ranks. All of them get the result, the first writes the files.
+
+    Raises:
+        PipelineError: a file is damaged or cannot be written.
+    """
+    watch = Stopwatch()
     labels = read_labels(task.labels)
     splits = _split(labels)
     if not splits.train:
@@ -63,23 +78,31 @@ def _train(task: TrainTask, node: Node, watch: Stopwatch, remarks: list[Remark])
         pass
     parent = None
     if task.parent is not None:
-        parent = load(node.model_file(task.parent.file, remarks.append), task.parent.file.sha256)
-    fresh = _fresh_scores(task, parent, labels)
+        parent = load(node.model_file(task.parent.file, tell), task.parent.file.sha256)
+    fresh = _fresh_scores(task, parent, labels, ranks)
     elements = sorted({int(z) for label in labels for z in label.frame.numbers})
-    members, outcomes = _train_members(task, parent, splits, elements)
+    members, outcomes = _train_members(task, parent, splits, elements, ranks)
     if not all(outcome.finite for outcome in outcomes):
         return _failed(task, watch, "The training loss became NaN or infinite, also at half the learning rates.", fresh)
-    model, total, atomic = calibrated_model(members, splits.train, splits.calibration, task.uncertainty, task.version)
-    with written_into(output.parent):
-        file = save(model, output, {"task": task.task})
+    model, total, atomic = calibrated_model(
+        members, splits.train, splits.calibration, task.uncertainty, task.version, ranks
+    )
+    scores = (
+        score(model, splits.train, coverage=False, ranks=ranks),
+        score(model, splits.validation, ranks=ranks),
+    )
+    file = None
+    if ranks.first:
+        with written_into(output.parent):
+            file = save(model, output, {"task": task.task})
     return TrainResult(
         task=task.task,
         status=Status.DONE,
         reason="",
-        file=FileRef(path=file.path, sha256=file.sha256),
+        file=ranks.broadcast(file),
         fresh=fresh,
-        train=score(model, splits.train, coverage=False),
-        validation=score(model, splits.validation),
+        train=scores[0],
+        validation=scores[1],
         factors=_factors(total, atomic),
         epochs=max(outcome.epochs for outcome in outcomes),
         history=outcomes[0].history,
@@ -94,21 +117,21 @@ def _split(labels: Sequence[Label]) -> _Splits:
     )
 
 
-def _fresh_scores(task: TrainTask, parent: Model | None, labels: Sequence[Label]) -> Scores | None:
+def _fresh_scores(task: TrainTask, parent: Model | None, labels: Sequence[Label], ranks: Ranks) -> Scores | None:
     """The parent on labels that came after its calibration; None when it does not know their elements."""
     if parent is None:
         return None
     wanted = set(task.fresh)
     fresh = [label for label in labels if label.frame.identity in wanted]
     known = set(parent.elements)
-    return score(parent, [label for label in fresh if known.issuperset(label.frame.numbers.tolist())])
+    return score(parent, [label for label in fresh if known.issuperset(label.frame.numbers.tolist())], ranks=ranks)
 
 
 def _train_members(
-    task: TrainTask, parent: Model | None, splits: _Splits, elements: Sequence[int]
+    task: TrainTask, parent: Model | None, splits: _Splits, elements: Sequence[int], ranks: Ranks
 ) -> tuple[list[GMNN], list[Outcome]]:
     """All members of the model, one after another: different initial weights and different shuffling."""
-    progress = Progress(task.progress, task.task)
+    progress = Progress(task.progress if ranks.first else "", task.task)
     warm = _warm_parent(task, parent, elements)
     deadline = None if task.settings.max_s is None else time.time() + task.settings.max_s
     schedule = Schedule(
@@ -119,19 +142,27 @@ def _train_members(
     members: list[GMNN] = []
     outcomes: list[Outcome] = []
     sets: tuple[LabelSet, LabelSet | None] | None = None
-    for index in range(task.potential.members):
-        seeds = np.random.SeedSequence([task.seed, index]).generate_state(2, np.uint64)
-        member = _start(task, warm, elements, splits.train, index, int(seeds[0]))
-        if sets is None:
-            validation = LabelSet(splits.validation, member) if splits.validation else None
-            sets = (LabelSet(splits.train, member), validation)
+    with gradient_sum(ranks) as sum_gradients:
+        for index in range(task.potential.members):
+            seeds = np.random.SeedSequence([task.seed, index]).generate_state(2, np.uint64)
+            member = _start(task, warm, elements, splits.train, index, int(seeds[0]))
+            if sets is None:
+                validation = LabelSet(splits.validation, member, ranks=ranks) if splits.validation else None
+                sets = (LabelSet(splits.train, member, ranks=ranks), validation)
 
-        def report(row: Row, index: int = index) -> None:
-            progress({**row, "member": index, "members": task.potential.members})
+            def report(row: Row, index: int = index) -> None:
+                progress({**row, "member": index, "members": task.potential.members})
 
-        trainer = Trainer(member, *sets, settings=task.settings, seed=int(seeds[1]), report=report)
-        outcomes.append(trainer.run(schedule))
-        members.append(member)
+            trainer = Trainer(
+                member,
+                *sets,
+                settings=task.settings,
+                seed=int(seeds[1]),
+                report=report,
+                sum_gradients=sum_gradients,
+            )
+            outcomes.append(trainer.run(schedule))
+            members.append(member)
     progress({"done": 1.0, "epochs": outcomes[0].epochs}, last=True)
     return members, outcomes
 

@@ -1,9 +1,10 @@
 """Select tasks: which candidates are worth a label."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.frames import Frame
 from pipeline.records.basics import FileRef, ModelRef, Remark, Status, Timing
+from pipeline.settings.launch import LaunchSettings
 from pipeline.settings.selection import SelectionSettings
 
 
@@ -14,6 +15,7 @@ class SelectTask:
     Attributes:
         candidates, labels: shards, or lists of shards.
         output: directory the worker writes the picks to; the driver publishes them by rename.
+        ranks: MPI ranks that share the work; 1: the worker alone. launch: how they are started.
     """
 
     task: str
@@ -27,6 +29,8 @@ class SelectTask:
     output: str
     seed: int
     threads: int
+    ranks: int = 1
+    launch: LaunchSettings = field(default_factory=LaunchSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

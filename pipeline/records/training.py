@@ -1,8 +1,9 @@
 """Train tasks, their scores and results."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.records.basics import FileRef, ModelRef, Remark, Status, Timing
+from pipeline.settings.launch import LaunchSettings
 from pipeline.settings.potential import PotentialSettings
 from pipeline.settings.training import TrainingSettings
 from pipeline.settings.uncertainty import UncertaintySettings
@@ -17,6 +18,7 @@ class TrainTask:
         fresh: identities of the labels that came after ``parent`` was calibrated: its errors and coverage are measured on them.
         output: path the worker writes the model to; the driver publishes it by rename.
         progress: path of a small JSON file the worker rewrites while it trains.
+        ranks: MPI ranks that share the work; 1: the worker alone. launch: how they are started.
     """
 
     task: str
@@ -31,6 +33,8 @@ class TrainTask:
     progress: str
     seed: int
     threads: int
+    ranks: int = 1
+    launch: LaunchSettings = field(default_factory=LaunchSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,77 +7,163 @@ their interatomic distances, sorted within each pair of elements, is below a tol
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.frames import BoolArray, FloatArray, Frame, IntArray
+from pipeline.selection.spread import BLOCK, Spread, owner_of
 
 Float32Array = npt.NDArray[np.float32]
 Key = tuple[bytes, bytes]
 
 CHUNK_FRAMES = 64
-BLOCK = 512
 IMAGES = np.array(list(itertools.product((-1, 0, 1), repeat=3)))
 HALF_IMAGES = IMAGES[14:]
 """One of each pair of opposite lattice translations."""
 
 
-def duplicates(candidates: Sequence[Frame], known: Sequence[Frame], *, tolerance_A: float) -> BoolArray:
+def duplicates(
+    candidates: Sequence[Frame], known: Sequence[Frame], *, tolerance_A: float, spread: Spread | None = None
+) -> BoolArray:
     """Which candidates are the same as a known structure or an earlier candidate that is none itself.
+
+    Several ranks share candidates and known structures: blocks visit all ranks in the order of the candidates, each compares
+    them with what it holds, and those that are new stay with their owner.
 
     Args:
         candidates: (n,) structures in order of preference.
         known: structures that need not be seen again.
         tolerance_A: root-mean-square difference of sorted distances below which two structures are the same, Å; with 0 only
             exactly equal ones are.
+        spread: which of all candidates these are, as :meth:`Spread.dealt` deals them out.
 
     Returns:
         (n,) True for duplicates.
     """
-    same = np.zeros(len(candidates), dtype=np.bool_)
-    seen = {frame.identity for frame in known}
-    for k, frame in enumerate(candidates):
-        same[k] = frame.identity in seen
-        seen.add(frame.identity)
+    spread = spread or Spread.alone(len(candidates))
+    same = _repeated(candidates, known, spread)
     if tolerance_A == 0:
         return same
     references, pools = defaultdict(list), defaultdict(list)
     for frame in known:
         references[_key(frame)].append(frame)
-    for index in np.flatnonzero(~same).tolist():
-        pools[_key(candidates[index])].append(index)
-    for key, members in pools.items():
-        rows = fingerprints([*references[key], *(candidates[k] for k in members)])
-        same[members] = _greedy(rows, len(references[key]), tolerance_A)
+    for place in np.flatnonzero(~same).tolist():
+        pools[_key(candidates[place])].append(place)
+    seen = {
+        key: _Seen([*references[key], *(candidates[k] for k in pools[key])], len(references[key]), origin)
+        for key, origin in _origins(candidates, pools, spread).items()
+    }
+    owners = owner_of(np.arange(0, spread.count, BLOCK), spread.ranks)
+    for block, owner in enumerate(owners.tolist()):
+        here = np.flatnonzero((spread.items // BLOCK == block) & ~same)
+        groups = defaultdict(list)
+        for place in here.tolist():
+            groups[_key(candidates[place])].append(place)
+        visiting = spread.ranks.broadcast({key: seen[key].next(len(places)) for key, places in groups.items()}, owner)
+        near = [(seen[key].has_near(rows, tolerance_A)) for key, rows in visiting.items()]
+        flags = spread.ranks.any(np.concatenate([np.zeros(0, dtype=np.bool_), *near]))
+        for (key, places), found in zip(groups.items(), np.split(flags, np.cumsum(list(map(len, near)))), strict=False):
+            same[places] = seen[key].keep(visiting[key], found, tolerance_A)
     return same
 
 
-def fingerprints(frames: Sequence[Frame]) -> Float32Array:
+def fingerprints(frames: Sequence[Frame], origin: Frame | None = None) -> Float32Array:
     """(n, D') rows whose Euclidean distance is the root-mean-square difference of sorted distances, Å.
 
     Periodic structures take the shortest image of every pair; the lengths of lattice translations are compared beside it.
 
     Args:
         frames: structures of one composition and periodicity.
+        origin: one more of them, whose row is the origin: single precision is then enough for differences of a hundredth of
+            an angstrom; None: the first one.
     """
+    zero = _distance_rows([origin or frames[0]])
+    chunks = [
+        (_distance_rows(frames[start : start + CHUNK_FRAMES]) - zero).astype(np.float32)
+        for start in range(0, len(frames), CHUNK_FRAMES)
+    ]
+    rows: Float32Array = np.concatenate([np.zeros((0, zero.shape[1]), dtype=np.float32), *chunks])
+    return rows
+
+
+def _distance_rows(frames: Sequence[Frame]) -> FloatArray:
+    """(n, D') sorted distances within each pair of elements, and lattice lengths, each over the root of their number, Å."""
     order = np.argsort(frames[0].numbers, kind="stable")
     i, j = np.triu_indices(len(frames[0]), k=1)
     numbers = frames[0].numbers[order]
-    segments = _segments(numbers[i], numbers[j])
-    chunks = []
-    for start in range(0, len(frames), CHUNK_FRAMES):
-        chunk = frames[start : start + CHUNK_FRAMES]
-        positions = np.stack([frame.positions[np.argsort(frame.numbers, kind="stable")] for frame in chunk])
-        cells, pbc = np.stack([frame.cell for frame in chunk]), frames[0].pbc
-        distances = _shortest(positions[:, i] - positions[:, j], cells, pbc)
-        rows = [np.sort(distances[:, segment], axis=1) / np.sqrt(max(len(i), 1)) for segment in segments]
-        chunks.append(np.concatenate([*rows, _lattice_lengths(cells, pbc)], axis=1))
-    together = np.concatenate(chunks)
-    # centred: single precision is then enough for differences of a hundredth of an angstrom
-    centred: Float32Array = (together - together.mean(axis=0)).astype(np.float32)
-    return centred
+    positions = np.stack([frame.positions[np.argsort(frame.numbers, kind="stable")] for frame in frames])
+    cells, pbc = np.stack([frame.cell for frame in frames]), frames[0].pbc
+    distances = _shortest(positions[:, i] - positions[:, j], cells, pbc)
+    rows = [
+        np.sort(distances[:, segment], axis=1) / np.sqrt(max(len(i), 1))
+        for segment in _segments(numbers[i], numbers[j])
+    ]
+    return np.concatenate([*rows, _lattice_lengths(cells, pbc)], axis=1)
+
+
+class _Seen:
+    """The structures of one composition on this rank: known ones, candidates found to be new, and candidates still to come.
+
+    Args:
+        frames: known ones, then candidates in their order.
+        known: how many are known.
+        origin: see :func:`fingerprints`, the same on every rank.
+    """
+
+    def __init__(self, frames: Sequence[Frame], known: int, origin: Frame) -> None:
+        self._rows = fingerprints(frames, origin)
+        self._kept = self._next = known
+
+    def next(self, count: int) -> Float32Array:
+        """The rows of the next ``count`` candidates."""
+        self._next += count
+        return self._rows[self._next - count : self._next].copy()
+
+    def has_near(self, rows: Float32Array, tolerance_A: float) -> BoolArray:
+        """(n,) which rows have a known or kept one within the tolerance."""
+        within = _squared(rows, self._rows[: self._kept]) < tolerance_A**2
+        return np.asarray(within.any(axis=1))
+
+    def keep(self, rows: Float32Array, near: BoolArray, tolerance_A: float) -> BoolArray:
+        """Which rows repeat earlier ones, among them those of this block; the others are kept, over those already seen."""
+        near = near.copy()
+        inside = _squared(rows, rows) < tolerance_A**2
+        for k in range(len(rows)):
+            if not near[k]:
+                near[k + 1 :] |= inside[k, k + 1 :]
+        new = rows[~near]
+        self._rows[self._kept : self._kept + len(new)] = new
+        self._kept += len(new)
+        return near
+
+
+def _repeated(candidates: Sequence[Frame], known: Sequence[Frame], spread: Spread) -> BoolArray:
+    """(n,) which candidates are exactly a known structure or an earlier candidate."""
+    names = ([frame.identity for frame in candidates], [frame.identity for frame in known], spread.items)
+    whole = [""] * spread.count
+    seen: set[str] = set()
+    for candidate_names, known_names, items in spread.ranks.gather(names):
+        seen.update(known_names)
+        for item, name in zip(items.tolist(), candidate_names, strict=True):
+            whole[item] = name
+    same = np.zeros(spread.count, dtype=np.bool_)
+    for item, name in enumerate(whole):
+        same[item] = name in seen
+        seen.add(name)
+    return same[spread.items]
+
+
+def _origins(candidates: Sequence[Frame], pools: Mapping[Key, Sequence[int]], spread: Spread) -> dict[Key, Frame]:
+    """The first candidate of every composition that any rank has."""
+    own = {key: (int(spread.items[places[0]]), candidates[places[0]]) for key, places in pools.items()}
+    first: dict[Key, tuple[int, Frame]] = {}
+    for part in spread.ranks.gather(own):
+        for key, (item, frame) in part.items():
+            if key not in first or item < first[key][0]:
+                first[key] = (item, frame)
+    return {key: frame for key, (_, frame) in first.items()}
 
 
 def _key(frame: Frame) -> Key:
@@ -111,25 +197,6 @@ def _lattice_lengths(cells: FloatArray, pbc: BoolArray) -> FloatArray:
     """(n, 13) lengths of short lattice translations over √13, zero along directions that are not periodic, Å."""
     periodic = np.where(pbc[:, None], cells, 0.0)
     return np.asarray(np.linalg.norm(HALF_IMAGES @ periodic, axis=2) / np.sqrt(len(HALF_IMAGES)))
-
-
-def _greedy(rows: Float32Array, known: int, tolerance_A: float) -> BoolArray:
-    """Which rows after the first ``known`` lie within the tolerance of a known one or of an earlier one that is kept."""
-    pool = rows[known:]
-    same = np.zeros(len(pool), dtype=np.bool_)
-    kept = [rows[:known]]
-    for start in range(0, len(pool), BLOCK):
-        block = pool[start : start + BLOCK]
-        near = np.zeros(len(block), dtype=np.bool_)
-        for others in kept:
-            near |= (_squared(block, others) < tolerance_A**2).any(axis=1)
-        inside = _squared(block, block) < tolerance_A**2
-        for k in range(len(block)):
-            if not near[k]:
-                near[k + 1 :] |= inside[k, k + 1 :]
-        kept.append(block[~near])
-        same[start : start + BLOCK] = near
-    return same
 
 
 def _squared(a: Float32Array, b: Float32Array) -> Float32Array:

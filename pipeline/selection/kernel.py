@@ -1,28 +1,44 @@
 """Batch selection by the posterior kernel K = X Xᵀ: every method costs O(n p) per pick.
 
 Shapes: n candidates, m training structures, p features. Rows are posterior-transformed features: |x|² is the squared
-uncertainty. Ties go to the lower index. After Holzmüller et al., J. Mach. Learn. Res. 24 (2023) 1; Zaverkin et al. 2024.
+uncertainty. Ties go to the lower index.
+
+Several ranks share the candidates: each keeps its rows, and all learn of every pick. The picks are those of a single process
+but for candidates that differ by rounding alone: products of matrices of other shapes may round differently.
+
+After Holzmüller et al., J. Mach. Learn. Res. 24 (2023) 1; Zaverkin et al. 2024.
 """
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.frames import FloatArray, IntArray
+from pipeline.ranks import Ranks
+from pipeline.selection.spread import Best, Spread
 
 RANK_TOLERANCE = 1e-10
 """A remaining variance below this share of the largest is rounding: nothing new is left to pick."""
 
 
-def maxdiag(features: FloatArray, count: int) -> list[int]:
+def maxdiag(features: FloatArray, count: int, spread: Spread | None = None) -> list[int]:
     """The most uncertain candidates, whatever they have in common.
 
     Args:
         features: (n, p).
         count: how many to pick.
+        spread: which of all candidates the rows of ``features`` are.
     """
-    return [int(k) for k in np.argsort(-_squares(features), kind="stable")[:count]]
+    spread = spread or Spread.alone(len(features))
+    squares = _squares(features)
+    most = np.argsort(-squares, kind="stable")[:count]
+    parts = spread.ranks.gather((squares[most], spread.items[most]))
+    values, items = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return [int(k) for k in items[np.lexsort((items, -values))][:count]]
 
 
-def maxdet(features: FloatArray, count: int) -> list[int]:
+def maxdet(features: FloatArray, count: int, spread: Spread | None = None) -> list[int]:
     """Greedy maximisation of det K over the picks, by pivoted Cholesky.
 
     Every pick is the candidate of largest variance given those before. When the picks span all features, the rest are the
@@ -31,45 +47,51 @@ def maxdet(features: FloatArray, count: int) -> list[int]:
     Args:
         features: (n, p).
         count: how many to pick.
+        spread: which of all candidates the rows of ``features`` are.
     """
+    spread = spread or Spread.alone(len(features))
     variance = _squares(features)
-    threshold = RANK_TOLERANCE * float(variance.max(initial=0.0))
-    columns = np.zeros((min(count, len(features)), len(features)))
+    most = min(count, spread.count)
+    threshold = RANK_TOLERANCE * spread.best(variance).value if most else 0.0
+    columns = np.zeros((most, len(features)))
     picks: list[int] = []
-    for k in range(min(count, len(features))):
-        pick = int(np.argmax(variance))
-        if variance[pick] <= threshold:
+    for k in range(most):
+        best = spread.best(variance)
+        if best.value <= threshold:
             break
-        column = features @ features[pick]
-        column -= columns[:k, pick] @ columns[:k]
-        column /= np.sqrt(variance[pick])
+        row, before = spread.told(best, features, columns[:k].T)
+        column = features @ row
+        column -= before @ columns[:k]
+        column /= np.sqrt(best.value)
         columns[k] = column
         variance -= column * column
-        variance[pick] = -np.inf
-        picks.append(pick)
-    return _filled(picks, features, count)
+        picks.append(best.item)
+        _set(variance, spread, best.item, -np.inf)
+    return _filled(picks, features, count, spread)
 
 
-def maxdist(features: FloatArray, train: FloatArray, count: int) -> list[int]:
+def maxdist(features: FloatArray, train: FloatArray, count: int, spread: Spread | None = None) -> list[int]:
     """Every pick is the candidate farthest from the training set and the picks before; without either, the most uncertain.
 
     Args:
         features: (n, p).
-        train: (m, p), may be empty.
+        train: (m, p), may be empty; with several ranks consecutive parts of it.
         count: how many to pick.
+        spread: which of all candidates the rows of ``features`` are.
     """
+    spread = spread or Spread.alone(len(features))
     norms = _squares(features)
-    nearest, _ = _nearest(features, train)
+    nearest, _, labelled = _nearest(features, train, spread.ranks)
     picks: list[int] = []
-    for _ in range(min(count, len(features))):
-        pick = int(np.argmax(nearest if len(train) or picks else norms))
-        picks.append(pick)
-        np.minimum(nearest, _distances(features, norms, pick), out=nearest)
-        nearest[picks] = -np.inf
+    for _ in range(min(count, spread.count)):
+        best = spread.best(nearest if labelled or picks else norms)
+        picks.append(best.item)
+        np.minimum(nearest, _distances(features, norms, best, spread), out=nearest)
+        _set(nearest, spread, best.item, -np.inf)
     return picks
 
 
-def lcmd(features: FloatArray, train: FloatArray, count: int) -> list[int]:
+def lcmd(features: FloatArray, train: FloatArray, count: int, spread: Spread | None = None) -> list[int]:
     """Largest cluster, maximum distance.
 
     Candidates belong to the nearest point of training set and picks. Every pick is the farthest member of the cluster with
@@ -77,26 +99,32 @@ def lcmd(features: FloatArray, train: FloatArray, count: int) -> list[int]:
 
     Args:
         features: (n, p).
-        train: (m, p), may be empty.
+        train: (m, p), may be empty; with several ranks consecutive parts of it.
         count: how many to pick.
+        spread: which of all candidates the rows of ``features`` are.
     """
+    spread = spread or Spread.alone(len(features))
     norms = _squares(features)
-    nearest, cluster = _nearest(features, train)
+    nearest, cluster, labelled = _nearest(features, train, spread.ranks)
     free = np.ones(len(features), dtype=bool)
     picks: list[int] = []
-    for _ in range(min(count, len(features))):
-        if len(train) == 0 and not picks:
-            pick = int(np.argmax(norms))
+    for _ in range(min(count, spread.count)):
+        if labelled == 0 and not picks:
+            best = spread.best(norms)
         else:
-            sizes = np.bincount(cluster, weights=np.where(free, nearest, 0.0))
+            weights = np.where(free, nearest, 0.0)
+            own: FloatArray = np.bincount(cluster, weights=weights, minlength=labelled + len(picks)).astype(np.float64)
+            sizes = spread.ranks.sum(own)
             inside = free & (cluster == int(np.argmax(sizes)))
-            pick = int(np.argmax(np.where(inside if inside.any() else free, nearest, -np.inf)))
-        picks.append(pick)
-        free[pick] = False
-        distances = _distances(features, norms, pick)
+            best = spread.best(np.where(inside, nearest, -np.inf))
+            if best.value == -np.inf:  # nobody is left in it
+                best = spread.best(np.where(free, nearest, -np.inf))
+        picks.append(best.item)
+        _set(free, spread, best.item, False)
+        distances = _distances(features, norms, best, spread)
         closer = distances < nearest
         nearest[closer] = distances[closer]
-        cluster[closer] = len(train) + len(picks) - 1
+        cluster[closer] = labelled + len(picks) - 1
     return picks
 
 
@@ -110,28 +138,47 @@ def _squares(features: FloatArray) -> FloatArray:
     return squares
 
 
-def _distances(features: FloatArray, norms: FloatArray, pick: int) -> FloatArray:
-    """(n,) squared distances to candidate ``pick``, never negative."""
-    distances: FloatArray = np.maximum(norms + norms[pick] - 2.0 * (features @ features[pick]), 0.0)
+def _set(values: npt.NDArray[Any], spread: Spread, item: int, value: float) -> None:
+    """Set the value of an item on the rank that holds it."""
+    if (at := spread.place(item)) is not None:
+        values[at] = value
+
+
+def _distances(features: FloatArray, norms: FloatArray, best: Best, spread: Spread) -> FloatArray:
+    """(n,) squared distances to a candidate, never negative."""
+    row, norm = spread.told(best, features, norms)
+    distances: FloatArray = np.maximum(norms + norm - 2.0 * (features @ row), 0.0)
     return distances
 
 
-def _nearest(features: FloatArray, train: FloatArray) -> tuple[FloatArray, IntArray]:
-    """(n,) squared distance to, and (n,) index of, the nearest training point; (inf, 0) without any."""
+def _nearest(features: FloatArray, train: FloatArray, ranks: Ranks) -> tuple[FloatArray, IntArray, int]:
+    """(n,) squared distance to, and (n,) index of, the nearest training point ((inf, 0) without any), and how many there are.
+
+    The training points of each rank visit all of them in turn.
+    """
     nearest = np.full(len(features), np.inf)
     which = np.zeros(len(features), dtype=np.int64)
-    norms, train_norms = _squares(features), _squares(train)
-    chunk = max(1, 2**22 // max(len(train), 1))
-    for start in range(0, len(features) if len(train) else 0, chunk):
-        rows = slice(start, start + chunk)
-        squared = norms[rows, None] + train_norms[None, :] - 2.0 * (features[rows] @ train.T)
-        which[rows] = np.argmin(squared, axis=1)
-        nearest[rows] = np.maximum(squared[np.arange(len(squared)), which[rows]], 0.0)
-    return nearest, which
+    norms, before = _squares(features), 0
+    for root in range(ranks.size):
+        points = ranks.broadcast(train, root)
+        point_norms = _squares(points)
+        chunk = max(1, 2**22 // max(len(points), 1))
+        for start in range(0, len(features) if len(points) else 0, chunk):
+            rows = slice(start, start + chunk)
+            squared = norms[rows, None] + point_norms[None, :] - 2.0 * (features[rows] @ points.T)
+            found = np.argmin(squared, axis=1)
+            least = squared[np.arange(len(squared)), found]
+            closer = least < nearest[rows]
+            which[rows] = np.where(closer, before + found, which[rows])
+            nearest[rows] = np.where(closer, least, nearest[rows])
+        before += len(points)
+    return np.maximum(nearest, 0.0), which, before
 
 
-def _filled(picks: list[int], features: FloatArray, count: int) -> list[int]:
+def _filled(picks: list[int], features: FloatArray, count: int, spread: Spread) -> list[int]:
     """The picks, and the most uncertain others up to ``count``."""
     chosen = set(picks)
-    rest = (k for k in maxdiag(features, len(features)) if k not in chosen)
-    return picks + [k for k, _ in zip(rest, range(count - len(picks)), strict=False)]
+    if len(picks) == min(count, spread.count):
+        return picks
+    rest = [k for k in maxdiag(features, count + len(picks), spread) if k not in chosen]
+    return picks + rest[: count - len(picks)]

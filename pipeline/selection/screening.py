@@ -4,8 +4,8 @@ import numpy as np
 from ase.data import covalent_radii
 
 from pipeline.batching import neighbor_rows
-from pipeline.frames import Frame
-from pipeline.records import Candidate, StopReason
+from pipeline.frames import BoolArray, Frame, IntArray
+from pipeline.records import StopReason
 
 CLOSEST_FRACTION = 0.4
 """Of the sum of covalent radii: closer atoms make most references fail, and what they say there is of no use."""
@@ -23,17 +23,23 @@ def unphysical(frame: Frame) -> str:
     return StopReason.TOO_CLOSE.value if (np.linalg.norm(vectors, axis=2) < limits).any() else ""
 
 
-def thinned(candidates: list[Candidate], most: int) -> list[Candidate]:
-    """At most ``most`` candidates in visiting order: frames a walker stopped at before others, evenly spaced."""
-    if len(candidates) <= most:
-        return candidates
-    stopped = [k for k, candidate in enumerate(candidates) if candidate.reason is not StopReason.RUNNING]
-    passing = [k for k, candidate in enumerate(candidates) if candidate.reason is StopReason.RUNNING]
-    first = _evenly(stopped, most)
-    return [candidates[k] for k in sorted([*first, *_evenly(passing, most - len(first))])]
+def thinned(stopped: BoolArray, most: int) -> IntArray:
+    """Which candidates stay when there may be at most ``most``: those a walker stopped at before others, evenly spaced.
+
+    Args:
+        stopped: (n,) of candidates in visiting order, whether a walker stopped there.
+        most: how many may stay.
+
+    Returns:
+        Their numbers, ascending.
+    """
+    if len(stopped) <= most:
+        return np.arange(len(stopped))
+    first = _evenly(np.flatnonzero(stopped), most)
+    return np.sort(np.concatenate([first, _evenly(np.flatnonzero(~stopped), most - len(first))]))
 
 
-def _evenly(items: list[int], most: int) -> list[int]:
+def _evenly(items: IntArray, most: int) -> IntArray:
     if len(items) <= most:
         return items
-    return [items[k * len(items) // most] for k in range(most)]
+    return items[np.arange(most) * len(items) // most]

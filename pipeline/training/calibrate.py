@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.batching import make_batch
 from pipeline.potentials.base import Potential
 from pipeline.potentials.model import Model
+from pipeline.ranks import ALONE, Ranks
 from pipeline.records import Label
 from pipeline.settings.uncertainty import CommitteeUncertaintySettings, UncertaintySettings
 from pipeline.training.scoring import residuals
@@ -18,6 +19,7 @@ from pipeline.uncertainty.conformal import Factor, conformal_factor
 from pipeline.uncertainty.estimator import Estimator
 
 FEATURE_BATCH = 64
+"""Structures whose features are computed at a time."""
 
 
 def calibrated_model(
@@ -26,6 +28,7 @@ def calibrated_model(
     calibration: Sequence[Label],
     settings: UncertaintySettings,
     version: int,
+    ranks: Ranks = ALONE,
 ) -> tuple[Model, Factor, Factor]:
     """The model and its conformal factors (total, atom-based).
 
@@ -35,17 +38,22 @@ def calibrated_model(
         calibration: never trained on, nor used to pick an epoch; without any the factors are 1.
         settings: kind, σ, α.
         version: of the model.
+        ranks: who shares the work; all of them get the model.
     """
-    structures, atoms = features(members[0], train)
+    structures, atoms = features(members[0], train, ranks)
     references = (
         {} if isinstance(settings, CommitteeUncertaintySettings) else {"max_references": settings.max_references}
     )
-    estimator = Estimator.fit(settings.kind, structures, atoms, sigma=settings.sigma, **references)
+    fitted = (
+        Estimator.fit(settings.kind, structures, atoms, sigma=settings.sigma, **references) if ranks.first else None
+    )
+    estimator = ranks.broadcast(fitted)
+    assert estimator is not None
     model = Model(members, estimator, version)
     if not calibration:
         nothing = Factor(value=1.0, count=0, exact=False)
         return model, nothing, nothing
-    found = residuals(model, calibration)
+    found = residuals(model, calibration, ranks=ranks)
     said = found.evaluation
     assert said.total_uncertainty is not None
     assert said.atomic_uncertainty is not None
@@ -55,14 +63,16 @@ def calibrated_model(
     return model, total, atomic
 
 
-def features(potential: Potential, labels: Sequence[Label]) -> tuple[Tensor, Tensor]:
-    """((n, P) structure features, (A, P) atom features) of labels, without a graph."""
-    structures, atoms = [], []
-    frames = [label.frame for label in labels]
+def features(potential: Potential, labels: Sequence[Label], ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
+    """((n, P) structure features, (A, P) atom features) of labels, without a graph; empty on all ranks but the first."""
+    own: list[tuple[Tensor, Tensor]] = []
+    frames = [label.frame for label in labels[ranks.blocks(len(labels), FEATURE_BATCH)]]
     with torch.no_grad():
         for first in range(0, len(frames), FEATURE_BATCH):
             batch = make_batch(frames[first : first + FEATURE_BATCH], potential.cutoff_A)
             phi = potential(batch, features=True).features
-            atoms.append(phi)
-            structures.append(batch.sum_atoms(phi) / batch.n_atoms.unsqueeze(1))
-    return torch.cat(structures), torch.cat(atoms)
+            own.append((batch.sum_atoms(phi) / batch.n_atoms.unsqueeze(1), phi))
+    parts = [part for parts in ranks.collect(own) for part in parts]
+    if not parts:
+        return torch.empty(0), torch.empty(0)
+    return torch.cat([structures for structures, _ in parts]), torch.cat([atoms for _, atoms in parts])

@@ -14,6 +14,7 @@ from pipeline.batching import Batch, NeighborRows, batch_from_rows, neighbor_row
 from pipeline.frames import IntArray
 from pipeline.potentials.geometry import FixedGeometry, fix_geometry
 from pipeline.potentials.gmnn import GMNN
+from pipeline.ranks import ALONE, Ranks
 from pipeline.records import Label
 
 CACHE_BYTES = 2**30
@@ -51,36 +52,53 @@ class Minibatch:
 class LabelSet:
     """Labels ready to be cut into minibatches for potentials of one architecture.
 
+    With several ranks, each computes a part of every minibatch. As long as the constants of the whole set fit into the memory
+    of one, all ranks keep all of them and the parts are equally large. A larger set that fits into all ranks together is dealt
+    out once: parts are then uneven by chance (for 8 structures on 2 ranks a quarter of the time is waited for), which costs
+    less than to compute the constants again in every epoch.
+
     Args:
-        labels: at least one.
+        labels: at least one; the same on every rank.
         potential: of the architecture (the constants do not depend on its weights).
-        cache_bytes: keep the constants of the whole set when they fit.
+        cache_bytes: keep the constants when they fit, per rank.
+        ranks: who shares the minibatches.
     """
 
-    def __init__(self, labels: Sequence[Label], potential: GMNN, cache_bytes: int = CACHE_BYTES) -> None:
-        self._potential = potential
+    def __init__(
+        self, labels: Sequence[Label], potential: GMNN, cache_bytes: int = CACHE_BYTES, ranks: Ranks = ALONE
+    ) -> None:
+        self.ranks = ranks
+        self.n_atoms = sum(len(label.frame) for label in labels)
+        """Atoms of all structures together."""
+        self.has_virials = any(map(_has_virial, labels))
+        self._count, self._potential = len(labels), potential
         self._frames = [label.frame for label in labels]
         self._rows: list[NeighborRows] = [
             neighbor_rows(f.positions, f.cell, f.pbc, potential.cutoff_A) for f in self._frames
         ]
+        size = self._constant_bytes()
+        self._dealt = cache_bytes < size <= cache_bytes * ranks.size and len(labels) >= ranks.size
+        kept = slice(ranks.rank, None, ranks.size) if self._dealt else slice(None)
+        self._frames, self._rows = self._frames[kept], self._rows[kept]
         self._sizes: IntArray = np.array([len(f) for f in self._frames], dtype=np.int64)
         self._starts: IntArray = np.cumsum(self._sizes) - self._sizes
-        self._targets = _targets(labels)
-        self.has_virials = bool(self._targets.has_virial.any())
+        self._targets = _targets(labels[kept])
         self._constants: FixedGeometry | None = None
-        if self._constant_bytes() <= cache_bytes:
+        if self._dealt or size <= cache_bytes:
             self._constants = fix_geometry(potential, batch_from_rows(self._frames, self._rows))
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return self._count
 
-    @property
-    def n_atoms(self) -> int:
-        """Atoms of all structures together."""
-        return int(self._sizes.sum())
+    def minibatch(self, indices: IntArray) -> Minibatch | None:
+        """This rank's part of the structures ``indices`` (B,), in that order; None where it has no part."""
+        if self._dealt:
+            own = indices[indices % self.ranks.size == self.ranks.rank] // self.ranks.size
+        else:
+            own = self.ranks.mine(indices)
+        return self._constants_of(own) if len(own) else None
 
-    def minibatch(self, indices: IntArray) -> Minibatch:
-        """The structures ``indices`` (B,), in that order."""
+    def _constants_of(self, indices: IntArray) -> Minibatch:
         chosen = torch.from_numpy(indices)
         atoms = torch.from_numpy(np.concatenate([np.arange(s, s + m) for s, m in self._spans(indices)]))
         if self._constants is None:
@@ -105,11 +123,15 @@ class LabelSet:
         return int(self.n_atoms * (per_atom * itemsize + 32 * width))
 
 
+def _has_virial(label: Label) -> bool:
+    return label.stress is not None and bool(label.frame.pbc.all())
+
+
 def _targets(labels: Sequence[Label]) -> Targets:
     virials = np.zeros((len(labels), 3, 3))
     has_virial = np.zeros(len(labels))
     for k, label in enumerate(labels):
-        if label.stress is not None and label.frame.pbc.all():
+        if label.stress is not None and _has_virial(label):
             volume = abs(np.linalg.det(label.frame.cell))
             virials[k] = -volume * label.stress[np.array(VOIGT_INDEX)]
             has_virial[k] = 1.0

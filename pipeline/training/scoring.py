@@ -9,9 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.frames import FloatArray
-from pipeline.potentials.evaluation import Evaluation
+from pipeline.potentials.evaluation import Evaluation, join
 from pipeline.potentials.model import Model
+from pipeline.ranks import ALONE, Ranks
 from pipeline.records import Label, Scores
+
+BLOCK = 64
+"""Structures evaluated at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +39,30 @@ class Residuals:
         return norms
 
 
-def residuals(model: Model, labels: Sequence[Label], *, uncertainty: bool = True) -> Residuals:
-    """Evaluate a model on labels."""
-    evaluation = model.evaluate([label.frame for label in labels], uncertainty=uncertainty)
+def residuals(model: Model, labels: Sequence[Label], *, uncertainty: bool = True, ranks: Ranks = ALONE) -> Residuals:
+    """Evaluate a model on labels, at least one; each rank computes a part and knows the whole."""
+    own = [label.frame for label in labels[ranks.blocks(len(labels), BLOCK)]]
+    part = model.evaluate(own, uncertainty=uncertainty, batch_size=BLOCK) if own else None
+    parts = [one for one in ranks.gather(part) if one is not None]
+    evaluation = join(parts, [len(one.energies) for one in parts])
     sizes = np.array([len(label.frame) for label in labels])
     energies = np.array([label.energy for label in labels])
     forces = np.concatenate([label.forces for label in labels])
     return Residuals((evaluation.energies - energies) / sizes, evaluation.forces - forces, evaluation)
 
 
-def score(model: Model, labels: Sequence[Label], *, coverage: bool = True) -> Scores | None:
+def score(model: Model, labels: Sequence[Label], *, coverage: bool = True, ranks: Ranks = ALONE) -> Scores | None:
     """Errors and coverage on labels; None without labels.
 
     Args:
         model: calibrated.
         labels: for ``coverage`` none of those that trained or calibrated the model.
         coverage: how often the calibrated uncertainties bounded the errors; off for labels that were trained on.
+        ranks: who shares the work.
     """
     if not labels:
         return None
-    found = residuals(model, labels, uncertainty=coverage)
+    found = residuals(model, labels, uncertainty=coverage, ranks=ranks)
     total = atomic = None
     if coverage:
         said = found.evaluation

@@ -1,5 +1,6 @@
 """Adam on the published loss: minibatches reshuffled by a seeded generator, best checkpoint kept.
 
+Several ranks draw the same minibatches, compute a part of each, and make the same optimiser step with the gradients of all.
 Units: eV, Å.
 """
 
@@ -17,6 +18,7 @@ from pipeline.potentials.geometry import differentiate_fixed
 from pipeline.potentials.gmnn import GMNN
 from pipeline.settings.training import LearningRates, TrainingSettings
 from pipeline.training.dataset import LabelSet
+from pipeline.training.distributed import SumGradients, nothing_to_add
 from pipeline.training.loss import loss
 
 logger = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class Trainer:
         settings: loss, rates, batch.
         seed: of the shuffling.
         report: called with a row of facts after every epoch.
+        sum_gradients: adds up the gradients of the ranks that share ``train``.
     """
 
     def __init__(
@@ -83,9 +86,12 @@ class Trainer:
         settings: TrainingSettings,
         seed: int,
         report: Callable[[Row], None],
+        sum_gradients: SumGradients = nothing_to_add,
     ) -> None:
         self._potential, self._train, self._validation = potential, train, validation
         self._settings, self._seed, self._report = settings, seed, report
+        self._sum_gradients, self._ranks = sum_gradients, train.ranks
+        potential.load_state_dict(self._ranks.broadcast(potential.state_dict()))  # nodes may round differently
         self._history: list[Row] = []
         self._best: State = _copy(potential.state_dict())
         self._best_score = math.inf
@@ -115,7 +121,7 @@ class Trainer:
             self._epochs += 1
             if not math.isfinite(value):
                 return False
-            late = schedule.deadline is not None and time.time() > schedule.deadline
+            late = schedule.deadline is not None and self._ranks.broadcast(time.time()) > schedule.deadline
             if epoch % self._settings.validate_every == 0 or epoch == schedule.epochs or late:
                 score = self._validate(epoch, value)
                 if not math.isfinite(score):
@@ -135,15 +141,17 @@ class Trainer:
         for chosen in np.array_split(order, math.ceil(len(order) / self._settings.batch)):
             for group in optimiser.param_groups:
                 group["lr"] = group["initial"] * (1.0 - done / steps)
-            minibatch = self._train.minibatch(chosen)
-            derivatives = differentiate_fixed(
-                self._potential, minibatch.geometry, virial=self._train.has_virials, create_graph=True
-            )
-            value = loss(derivatives, minibatch.targets, self._settings.loss)
             optimiser.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+            minibatch, own = self._train.minibatch(chosen), 0.0
+            if minibatch is not None:
+                derivatives = differentiate_fixed(
+                    self._potential, minibatch.geometry, virial=self._train.has_virials, create_graph=True
+                )
+                value = loss(derivatives, minibatch.targets, self._settings.loss)
+                value.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+                own = float(value.detach())
+            total += self._sum_gradients(self._potential.parameters(), own)
             optimiser.step()
-            total += float(value.detach())
             done += 1
         return total / self._train.n_atoms, done
 
@@ -169,13 +177,17 @@ class Trainer:
 def mean_absolute_errors(potential: GMNN, labels: LabelSet) -> tuple[float, float, float]:
     """(energy MAE in eV/atom, force MAE in eV/Å, published score MAE_E + MAE_F with the energy MAE in eV)."""
     energy, per_atom, force = 0.0, 0.0, 0.0
-    for first in range(0, len(labels), EVALUATION_BATCH):
-        minibatch = labels.minibatch(np.arange(first, min(first + EVALUATION_BATCH, len(labels))))
+    together = EVALUATION_BATCH * labels.ranks.size
+    for first in range(0, len(labels), together):
+        minibatch = labels.minibatch(np.arange(first, min(first + together, len(labels))))
+        if minibatch is None:
+            continue
         derivatives = differentiate_fixed(potential, minibatch.geometry)
         error = (derivatives.energies - minibatch.targets.energies).detach().abs()
         energy += float(error.sum())
         per_atom += float((error / minibatch.geometry.batch.n_atoms).sum())
         force += float((derivatives.forces - minibatch.targets.forces).detach().abs().sum())
+    energy, per_atom, force = labels.ranks.sum(np.array([energy, per_atom, force])).tolist()
     force_mae = force / (3 * labels.n_atoms)
     return per_atom / len(labels), force_mae, energy / len(labels) + force_mae
 

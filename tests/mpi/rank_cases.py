@@ -1,0 +1,108 @@
+"""What ranks compute in the tests here: ``mpirun -n RANKS python -m mpi4py rank_cases.py CASE DIRECTORY``; also by one process.
+
+Every rank writes what it found to DIRECTORY/CASE-RANK.json.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from small_data import copper, labelled, pool, potential
+
+from pipeline.ranks import Ranks
+from pipeline.selection.dedupe import duplicates
+from pipeline.selection.methods import pick
+from pipeline.selection.spread import Spread
+from pipeline.settings.selection import SelectionSettings
+from pipeline.settings.training import TrainingSettings
+from pipeline.training.dataset import LabelSet
+from pipeline.training.distributed import gradient_sum
+from pipeline.training.trainer import Schedule, Trainer
+
+METHODS = ("maxdet", "maxdist", "lcmd", "maxdiag", "random")
+SIZES = ((0, 5), (1, 0), (1, 5), (3, 2), (150, 0), (400, 61))
+"""Candidates and labelled structures."""
+COUNT = 40
+
+
+def clustered(n: int, p: int, seed: int) -> np.ndarray:
+    """Features as walkers give them: lumps of very different sizes, and fewer dimensions than there are picks."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(6, p)) * rng.uniform(0.5, 3.0, size=(6, 1))
+    return centres[rng.integers(6, size=n)] + 0.3 * rng.normal(size=(n, p))
+
+
+def picks(ranks: Ranks) -> dict[str, list[int]]:
+    """The picks of all methods from pools of all sizes, a part of which fell away before."""
+    found = {}
+    for n, m in SIZES:
+        whole, known = clustered(n, 24, n), clustered(m, 24, m + 1000)
+        dealt = Spread.dealt(ranks, n)
+        places = np.flatnonzero(dealt.items % 10 != 9)
+        kept = dealt.kept(places)
+        rows, part = whole[dealt.items[places]], known[ranks.mine(np.arange(m))]
+        for kind in METHODS if kept.count else ():
+            settings = SelectionSettings.model_validate({"kind": kind})
+            found[f"{kind} {n} {m}"] = pick(settings, rows, part, kept, count=COUNT, seed=3)
+    return found
+
+
+def same(ranks: Ranks) -> dict[str, list[int]]:
+    """Numbers of the candidates that are there already."""
+    found = {}
+    for n, tolerance_A in ((0, 0.02), (1, 0.02), (300, 0.02), (300, 0.0)):
+        frames = [one.frame for one in pool(n) if np.isfinite(one.frame.positions).all()]
+        known = [label.frame for label in labelled(7)] + frames[:3]
+        spread = Spread.dealt(ranks, len(frames))
+        part = [known[k] for k in ranks.mine(np.arange(len(known)))]
+        flags = duplicates([frames[k] for k in spread.items], part, tolerance_A=tolerance_A, spread=spread)
+        items = np.sort(np.concatenate(ranks.gather(spread.items[flags])))
+        found[f"{n} {tolerance_A}"] = items.tolist()
+    return found
+
+
+def curves(ranks: Ranks) -> dict[str, Any]:
+    """Loss and validation error of trainings, and the weights at their end.
+
+    Batches of 3 and 4 that two and three ranks share unevenly, a batch of 1 that most have no part in, and constants that are
+    kept as a whole, dealt out, and computed for each minibatch.
+    """
+    labels, validation = copper(11), copper(3, seed=1)
+    found: dict[str, Any] = {}
+    for dtype in (torch.float64, torch.float32):
+        one = potential(labels, dtype)
+        whole = LabelSet(labels, one)._constant_bytes()
+        for batch, cache_bytes in ((4, 2**30), (1, 2**30), (4, 0.6 * whole), (4, 0)):
+            trained = potential(labels, dtype)
+            sets = LabelSet(labels, trained, int(cache_bytes), ranks), LabelSet(validation, trained, ranks=ranks)
+            rows: list[dict[str, float]] = []
+            settings = TrainingSettings(batch=batch, validate_every=5)
+            with gradient_sum(ranks) as sum_gradients:
+                trainer = Trainer(
+                    trained, *sets, settings=settings, seed=5, report=rows.append, sum_gradients=sum_gradients
+                )
+                outcome = trainer.run(Schedule(epochs=20, rate=1.0))
+            weights = torch.cat([p.detach().double().reshape(-1) for p in trained.parameters()])
+            kept = "all" if cache_bytes > whole else "dealt" if cache_bytes else "none"
+            found[f"{dtype} {batch} {kept}"] = {
+                "loss": [row["loss"] for row in rows],
+                "score": [row["score"] for row in outcome.history],
+                "weights": weights.tolist(),
+            }
+    return found
+
+
+CASES: dict[str, Callable[[Ranks], Any]] = {"picks": picks, "same": same, "curves": curves}
+
+if __name__ == "__main__":
+    from mpi4py import MPI
+
+    from pipeline.ranks import MPIRanks
+
+    torch.set_num_threads(1)
+    case, directory, here = sys.argv[1], Path(sys.argv[2]), MPIRanks(MPI.COMM_WORLD)
+    (directory / f"{case}-{here.rank}.json").write_text(json.dumps(CASES[case](here)))
