@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.durable import FREE_SPACE, NO_ROOM, not_written, write_text_durably, written_into
-from pipeline.errors import DiskFullError, PipelineError, PostponedError, SettingsError, TaskError
+from pipeline.errors import DiskFullError, MissingFileError, PipelineError, PostponedError, SettingsError, TaskError
 from pipeline.label_directory import (
     FAILURE,
     Tries,
@@ -69,6 +69,8 @@ def explain(error: Exception) -> tuple[Cause, str]:
             return error.cause, str(error)
         case TaskError():
             return Cause.BAD_GEOMETRY, str(error)
+        case MissingFileError():
+            return Cause.MISSING_FILE, str(error)
         case SettingsError():
             return Cause.BAD_INPUT, str(error)
         case PipelineError():
@@ -93,8 +95,9 @@ class _Labelling:
         # a reference that can do nothing else computes in this process: it is neither launched nor timed
         self._launched = labeler is not None and bool(labeler.measures)
         self._threads = launch.threads if self._launched else task.threads
-        self._ranks = max(launch.ranks or task.threads // launch.threads, launch.nodes, 1) if self._launched else 1
-        self._cores = max(task.threads, self._ranks * self._threads)
+        cores = task.threads * (launch.nodes if self._launched else 1)
+        self._ranks = max(launch.ranks or cores // launch.threads, launch.nodes) if self._launched else 1
+        self._cores = max(cores, self._ranks * self._threads)
         self._directory = Path(task.scratch)
         self._remarks: list[Remark] = []
         self._numbers = ""

@@ -70,7 +70,7 @@ class LabelTask:
 
     Attributes:
         scratch: on the campaign's disk; it keeps what is needed to go on after a lost worker, and all of a failed label.
-        threads: CPU cores of the worker.
+        threads: CPU cores of the worker, on each node of the label.
         limits: what the label must keep.
         recovery: how often it is tried.
         launch: how a program is started.
