@@ -4,6 +4,7 @@ The tree, by who must act::
 
     PipelineError
     ├── SettingsError   the campaign file or an option is wrong: the user edits it
+    │   └── MissingFileError  a file it names is not there: the user brings it
     ├── StructureError  a structure file cannot be used: the user mends or replaces it
     ├── SiteError       the machine is not set up as the site says: the user or the administrator
     ├── StoreError      the campaign directory cannot be used: the user moves, frees or unlocks it
@@ -47,6 +48,10 @@ class PipelineError(Exception):
 
 class SettingsError(PipelineError):
     """The campaign file or an option is wrong."""
+
+
+class MissingFileError(SettingsError):
+    """A file (or package) that the campaign file names is not there."""
 
 
 class StructureError(PipelineError):

@@ -10,7 +10,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.emt import parameters as emt_parameters
 from ase.data import chemical_symbols
 
-from pipeline.errors import SettingsError, TaskError
+from pipeline.errors import MissingFileError, SettingsError, TaskError
 from pipeline.frames import Frame
 from pipeline.references.base import Calculation, Labeler, Properties
 from pipeline.settings.labels import ASEReference
@@ -87,7 +87,7 @@ def find_calculator(name: str) -> type[Any]:
     try:
         found: Any = getattr(importlib.import_module(module), attribute) if module else get_calculator_class(name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise SettingsError(
+        raise MissingFileError(
             f"{where}: cannot be imported ({error}).", "Install its package or correct labels.reference.calculator."
         ) from None
     if not (isinstance(found, type) and issubclass(found, GetPropertiesMixin)):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 
-from pipeline.errors import SettingsError
+from pipeline.errors import MissingFileError, SettingsError
 from pipeline.frames import FloatArray, Frame
 from pipeline.records import Cause
 from pipeline.references.base import CalculationFailed
@@ -208,7 +208,9 @@ def _read_template(path: Path) -> PwInput:
     try:
         template = read_input(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{KEY}.template: {path} cannot be read ({error}).", f"Correct {KEY}.template.") from None
+        raise MissingFileError(
+            f"{KEY}.template: {path} cannot be read ({error}).", f"Correct {KEY}.template."
+        ) from None
     if "system" not in template.namelists:
         raise SettingsError(
             f"{KEY}.template: {path} has no &SYSTEM … / namelist.", "Give an input that pw.x runs as it is."

@@ -10,7 +10,7 @@ from typing import Any
 
 from ase.data import atomic_numbers, chemical_symbols
 
-from pipeline.errors import SettingsError
+from pipeline.errors import MissingFileError, SettingsError
 from pipeline.settings.dft import QuantumEspressoReference
 
 KEY = "labels.reference"
@@ -125,7 +125,7 @@ def read_family(settings: QuantumEspressoReference) -> Family:
     """
     directory = Path(settings.pseudopotentials).resolve()
     if not directory.is_dir():
-        raise SettingsError(
+        raise MissingFileError(
             f"{KEY}.pseudopotentials: {directory} is not a directory.",
             "Name a directory with one UPF file per element, e.g. an unpacked SSSP or PseudoDojo family.",
         )
@@ -165,7 +165,9 @@ def family_numbers(settings: QuantumEspressoReference) -> frozenset[int]:
 def _named(directory: Path, element: str, name: str, where: str) -> Pseudopotential:
     path = directory / name
     if not path.is_file():
-        raise SettingsError(f"{where}: {element}: {name} is not in {directory}.", f"Correct {KEY}.pseudopotential_of.")
+        raise MissingFileError(
+            f"{where}: {element}: {name} is not in {directory}.", f"Correct {KEY}.pseudopotential_of."
+        )
     member = _read(path)
     if member is None:
         raise SettingsError(

@@ -10,7 +10,7 @@ import numpy as np
 import openmm
 from openmm import app
 
-from pipeline.errors import SettingsError, TaskError
+from pipeline.errors import MissingFileError, SettingsError, TaskError
 from pipeline.frames import Frame, IntArray
 from pipeline.references.base import Calculation, Labeler, Properties
 from pipeline.settings.labels import OpenMMReference
@@ -78,7 +78,7 @@ def read_topology(settings: OpenMMReference) -> app.Topology:
     """
     where = f"labels.reference.topology: {settings.topology}"
     if not Path(settings.topology).is_file():
-        raise SettingsError(f"{where}: there is no such file.", "Correct labels.reference.topology.")
+        raise MissingFileError(f"{where}: there is no such file.", "Correct labels.reference.topology.")
     try:
         return app.PDBFile(settings.topology).topology
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:  # what its parser raises
