@@ -47,7 +47,7 @@ class Point:
     def text(self) -> str:
         """The value as one would write it in the campaign file."""
         if isinstance(self.value, tuple):
-            return f"[{', '.join(str(part) for part in self.value)}]"
+            return f"[{','.join(str(part) for part in self.value)}]"
         return f"{self.value:g}" if isinstance(self.value, float) else str(self.value)
 
 

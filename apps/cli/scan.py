@@ -86,9 +86,11 @@ class ScanReport:
         table = Table(
             title=f"labels.reference.{found.key}, on {self.frame.text} ({atoms} atom{'s' if atoms != 1 else ''})",
             title_justify="left",
+            box=None,
+            padding=(0, 2, 0, 0),
         )
         with_stress = any(row.stress_rms_GPa is not None for row in found.rows)
-        heads = ["E\nmeV/atom", "F RMS\nmeV/Å", "F max\nmeV/Å", *(["stress RMS\nGPa"] if with_stress else [])]
+        heads = ["E\nmeV/atom", "F RMS\nmeV/Å", "F max\nmeV/Å", *(["stress\nGPa"] if with_stress else [])]
         table.add_column(found.key.rsplit(".", 1)[-1], justify="right", overflow="fold")
         for head in (*heads, "time", "core-s"):
             table.add_column(head, justify="right")
@@ -96,8 +98,8 @@ class ScanReport:
         for row in found.rows:
             errors = [row.energy_meV_per_atom, row.force_rms_meV_per_A, row.force_max_meV_per_A]
             errors += [row.stress_rms_GPa] if with_stress else []
-            numbers = ["" if error is None else f"{error:.3g}" for error in errors]
-            table.add_row(row.value, *numbers, duration(row.wall_s), f"{row.core_s:.3g}", _remark(row))
+            cells = ["" if error is None else _digits(error) for error in errors]
+            table.add_row(row.value, *cells, duration(row.wall_s), _digits(row.core_s), _remark(row))
         return table
 
     def lines(self) -> list[str]:
@@ -124,6 +126,11 @@ def not_compared(reports: Sequence[ScanReport]) -> TaskError | None:
     return None
 
 
+def _digits(number: float) -> str:
+    """Three digits, and no power of ten for large numbers."""
+    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+
+
 def _remark(row: Row) -> str:
     if row.cause is not None:
         return f"failed: {row.cause.value}"
@@ -144,7 +151,7 @@ def _verdict(found: Convergence) -> list[str]:
         lines.append(f"errors are against {finest.value}, the last value: this key has no coarse and fine ones")
     if found.enough:
         row = next(row for row in found.rows if row.value == found.enough)
-        cost = f"{row.core_s:.3g} core-s a label, {finest.core_s:.3g} with {finest.value}"
+        cost = f"{_digits(row.core_s)} core-s a label, {_digits(finest.core_s)} with {finest.value}"
         lines.append(f"{found.key}={row.value} is enough: no force is more than {tolerance} off ({cost})")
     else:
         more = "finer ones" if found.is_ordered else "others"

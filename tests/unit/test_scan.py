@@ -40,7 +40,7 @@ def refusal(text: str, campaign=CP2K) -> str:
 def test_the_finest_value_is_the_last_however_they_are_given() -> None:
     assert values("cutoff_Ry=400,200,300") == ["200", "300", "400"]
     assert values("kpoints.spacing_per_A=0.2,0.5,0.3") == ["0.5", "0.3", "0.2"]
-    assert values("kpoints.mesh=[2,2,4],[1,1,1]") == ["[1, 1, 1]", "[2, 2, 4]"]
+    assert values("kpoints.mesh=[2,2,4],[1,1,1]") == ["[1,1,1]", "[2,2,4]"]
     assert values("scf_convergence=1e-7,1e-5") == ["1e-05", "1e-07"]
 
 
@@ -206,7 +206,7 @@ def test_check_scans_without_a_trial_and_leaves_nothing_behind(campaign: Path) -
     done = check(campaign, "--scan", "arguments.rc=4.0,6.0,8.0", "--scan", "arguments.epsilon=0.3,0.4")
     assert done.exit_code == 0, done.output
     assert done.stdout.count("rattled by 0.05 Å") == 2
-    assert "stress RMS" in done.stdout
+    assert "GPa" in done.stdout
     assert "all right" not in done.stdout
     assert sorted(path.name for path in campaign.parent.iterdir()) == ["campaign.yaml", "cu.extxyz"]
 
