@@ -1,0 +1,154 @@
+"""How CP2K's SCF is made: what the settings say, and what a try does differently. Nothing here changes the level of theory.
+
+All functions change a tree in place; they work on a preset's input and on a user's own alike.
+"""
+
+import math
+
+from pipeline.records import Measure
+from pipeline.references.cp2k_tree import Section
+from pipeline.settings.dft import CP2KReference
+from pipeline.units import BOLTZMANN_EV_PER_K
+
+INNER_STEPS = 20
+"""Of the orbital transformation, between two preconditioners."""
+ALPHA, GENTLE_ALPHA = 0.3, 0.08
+"""Share of the new density in the mixed one."""
+WIDE_eV = 0.3
+"""Smearing of SMEARED_START, or three times the settings' own where that is wider."""
+SMEARED_CONVERGENCE = 1e-5
+SMEARED_STEPS = 60
+WRITE_EVERY = 5
+"""SCF steps between two restart files: what a try that runs out of time has to do again."""
+_CP2K_STEPS = 50
+"""CP2K's own MAX_SCF."""
+
+
+def scf_section(settings: CP2KReference) -> Section:
+    """The SCF of a preset."""
+    scf = Section("SCF", items=["SCF_GUESS ATOMIC", f"EPS_SCF {settings.scf_convergence!r}"])
+    ot = settings.smearing is None and settings.kpoints is None
+    if settings.solver == "ot" or (settings.solver is None and ot):
+        _use_ot(scf, settings.max_steps)
+    else:
+        _use_diagonalization(scf, settings.max_steps)
+    if settings.smearing is not None:
+        moment = None if settings.multiplicity is None else settings.multiplicity - 1
+        _smear(scf, settings.smearing.width_eV, polarised=is_polarised(settings), moment=moment)
+    scf.at("PRINT", "RESTART", "EACH").put("QS_SCF", WRITE_EVERY)
+    return scf
+
+
+def is_polarised(settings: CP2KReference) -> bool:
+    """Whether spins differ."""
+    return settings.multiplicity is not None or any(settings.magnetization.values())
+
+
+def take_measures(dft: Section, measures: tuple[Measure, ...]) -> None:
+    """Make the SCF of a DFT section as the measures ask; those that are no affair of the input change nothing."""
+    scf = dft.at("SCF")
+    more = 3 ** measures.count(Measure.MORE_STEPS)
+    steps = more * _total_steps(scf)
+    other, gentle = Measure.OTHER_SOLVER in measures, Measure.GENTLE_MIXING in measures
+    if scf.on("OT") and other:
+        _use_diagonalization(scf, steps)
+    elif scf.on("OT"):
+        scf.at("OT")
+        _spread_steps(scf, steps)
+    elif other and _knows_ot(dft):
+        _use_ot(scf, steps)
+    else:
+        scf.put("MAX_SCF", steps)
+        if other:
+            scf.at("MIXING").put("METHOD", "PULAY_MIXING")
+    if not gentle:
+        return
+    if scf.on("OT"):
+        ot = scf.at("OT")
+        ot.put("MINIMIZER", "CG")
+        ot.put("LINESEARCH", "3PNT")
+    else:
+        mixing = scf.at("MIXING")
+        if mixing.value("METHOD") is None:
+            mixing.put("METHOD", "BROYDEN_MIXING")
+        mixing.put("ALPHA", GENTLE_ALPHA)
+        mixing.drop("NPULAY", "NBROYDEN", "NMULTIPOLE")
+        mixing.put("NBUFFER", 16)
+
+
+def smear_widely(dft: Section) -> None:
+    """Make the SCF of the first half of SMEARED_START: its density is a start, its energy is nothing."""
+    scf = dft.at("SCF")
+    temperature = (scf.find("SMEAR") or Section("SMEAR")).value("ELECTRONIC_TEMPERATURE") if scf.on("SMEAR") else None
+    own_eV = float((temperature or "0").split()[-1]) * BOLTZMANN_EV_PER_K
+    multiplicity = dft.value("MULTIPLICITY", "MULTIP")
+    polarised = spins_apart(dft)
+    _use_diagonalization(scf, max(_total_steps(scf), SMEARED_STEPS))
+    moment = int(multiplicity) - 1 if polarised and multiplicity and temperature is None else None
+    _smear(scf, max(WIDE_eV, 3 * own_eV), polarised=polarised, moment=moment)
+    scf.put("EPS_SCF", max(SMEARED_CONVERGENCE, float(scf.value("EPS_SCF") or 0.0)))
+
+
+def start_from(dft: Section, file: str) -> None:
+    """Begin with a wave function (or density) that lies in the calculation's directory."""
+    dft.drop("RESTART_FILE_NAME")
+    dft.put("WFN_RESTART_FILE_NAME", file)
+    dft.at("SCF").put("SCF_GUESS", "RESTART")
+
+
+def spins_apart(dft: Section) -> bool:
+    """Whether an input treats the two spins apart."""
+    values = dft.values("UKS", "LSD", "UNRESTRICTED_KOHN_SHAM", "SPIN_POLARIZED")
+    return any(value.upper() not in ("F", ".FALSE.", "FALSE") for value in values)
+
+
+def _knows_ot(dft: Section) -> bool:
+    kpoints = dft.find("KPOINTS")
+    scheme = (kpoints.value("SCHEME") or "NONE").split()[0].upper() if kpoints else "NONE"
+    return scheme in ("NONE", "GAMMA") and not dft.at("SCF").on("SMEAR") and dft.at("SCF").value("ADDED_MOS") is None
+
+
+def _total_steps(scf: Section) -> int:
+    steps = int(scf.value("MAX_SCF") or _CP2K_STEPS)
+    outer = scf.find("OUTER_SCF")
+    if outer is None or not scf.on("OUTER_SCF"):
+        return steps
+    return steps * (int(outer.value("MAX_SCF") or _CP2K_STEPS) + 1)
+
+
+def _use_ot(scf: Section, steps: int) -> None:
+    scf.drop("DIAGONALIZATION", "MIXING")
+    scf.replace(Section("OT", items=["MINIMIZER DIIS", "PRECONDITIONER FULL_ALL"]))
+    _spread_steps(scf, steps)
+
+
+def _spread_steps(scf: Section, steps: int) -> None:
+    """All steps as some times ``INNER_STEPS``: a new preconditioner helps as much as more steps."""
+    outer = math.ceil(steps / INNER_STEPS)
+    scf.put("MAX_SCF", min(steps, INNER_STEPS))
+    if outer == 1:
+        scf.drop("OUTER_SCF")
+        return
+    loop = scf.at("OUTER_SCF")
+    loop.parameter = ""
+    if loop.value("EPS_SCF") is None:
+        loop.put("EPS_SCF", scf.value("EPS_SCF") or "1.0E-5")
+    loop.put("MAX_SCF", outer - 1)  # CP2K counts the loops after the first
+
+
+def _use_diagonalization(scf: Section, steps: int) -> None:
+    if not scf.on("DIAGONALIZATION"):
+        scf.replace(Section("DIAGONALIZATION", items=["ALGORITHM STANDARD"]))
+    if not scf.on("MIXING"):
+        scf.replace(Section("MIXING", items=["METHOD BROYDEN_MIXING", f"ALPHA {ALPHA}", "NBUFFER 8"]))
+    scf.drop("OT", "OUTER_SCF")
+    scf.put("MAX_SCF", steps)
+
+
+def _smear(scf: Section, width_eV: float, *, polarised: bool, moment: int | None) -> None:
+    """Fermi-Dirac with all the orbitals that the basis has; the moment is fixed where it is given."""
+    scf.put("ADDED_MOS", "-1 -1" if polarised else "-1")
+    items: list[Section | str] = ["METHOD FERMI_DIRAC", f"ELECTRONIC_TEMPERATURE {width_eV / BOLTZMANN_EV_PER_K!r}"]
+    if moment is not None:
+        items.append(f"FIXED_MAGNETIC_MOMENT {moment}")
+    scf.replace(Section("SMEAR", "ON", items=items))

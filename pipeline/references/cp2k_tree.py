@@ -1,0 +1,211 @@
+"""CP2K's input as a tree of sections, read and written without a list of its keywords.
+
+Libraries that know every keyword refuse those of newer versions, or write them differently; here a line that nobody asks for
+goes through as it is. Read are sections, continued lines, comments, and of the preprocessor ``@SET``, ``${NAME}``, ``@INCLUDE``
+and ``@IF``; other ``@`` lines are CP2K's own affair.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import SettingsError
+
+_COMMENT = re.compile(r"""^((?:[^!#"']|"[^"]*"|'[^']*')*)[!#].*$""")
+_VARIABLE = re.compile(r"\$\{(\w+)(?:-([^}]*))?\}|\$(\w+)")
+_DEEPEST_INCLUDE = 20
+_OFF = {"OFF", "F", "FALSE", ".FALSE.", "NO", "N", "0"}
+
+
+@dataclass(slots=True)
+class Section:
+    """One section: ``&NAME parameter``, its lines and sections in their order, ``&END NAME``.
+
+    Names compare without regard to case.
+    """
+
+    name: str
+    parameter: str = ""
+    items: list["Section | str"] = field(default_factory=list)
+
+    def sections(self, name: str) -> list["Section"]:
+        """Subsections of a name."""
+        return [item for item in self.items if isinstance(item, Section) and item.name == name]
+
+    def find(self, *path: str) -> "Section | None":
+        """The first section at a path; None where there is none."""
+        here: Section | None = self
+        for name in path:
+            here = next(iter(here.sections(name)), None) if here else None
+        return here
+
+    def at(self, *path: str) -> "Section":
+        """The first section at a path, made where there is none."""
+        here = self
+        for name in path:
+            found = here.find(name)
+            if found is None:
+                found = Section(name)
+                here.items.append(found)
+            here = found
+        return here
+
+    def on(self, name: str) -> bool:
+        """Whether a subsection is there and not switched off by its parameter."""
+        section = self.find(name)
+        return section is not None and section.parameter.upper() not in _OFF
+
+    def values(self, *names: str) -> list[str]:
+        """What the lines of a keyword (or of its other names) say."""
+        return [value for key, value in self._lines() if key in names]
+
+    def value(self, *names: str) -> str | None:
+        """What the last line of a keyword says; None where there is none."""
+        return next(reversed(self.values(*names)), None)
+
+    def put(self, name: str, value: object) -> None:
+        """Set a keyword, in place of what was there."""
+        self.drop(name)
+        self.items.insert(0, f"{name} {value}")
+
+    def replace(self, section: "Section") -> "Section":
+        """Put a subsection in place of those of its name."""
+        self.drop(section.name)
+        self.items.append(section)
+        return section
+
+    def drop(self, *names: str) -> None:
+        """Remove keywords and subsections."""
+        self.items = [item for item in self.items if _name(item) not in names]
+
+    def walk(self) -> Iterator["Section"]:
+        """This section and all below it."""
+        yield self
+        for item in self.items:
+            if isinstance(item, Section):
+                yield from item.walk()
+
+    def text(self, depth: int = 0) -> str:
+        """As CP2K reads it."""
+        inner = depth + 1 if self.name else depth
+        lines = [item.text(inner) if isinstance(item, Section) else f"{'  ' * inner}{item}\n" for item in self.items]
+        if not self.name:
+            return "".join(lines)
+        head = f"{'  ' * depth}&{self.name} {self.parameter}".rstrip()
+        return f"{head}\n{''.join(lines)}{'  ' * depth}&END {self.name}\n"
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        for item in self.items:
+            if isinstance(item, str):
+                key, _, value = item.partition(" ")
+                yield key.upper(), value.strip()
+
+
+def read_tree(path: Path) -> Section:
+    """The input file as a tree; its root has no name.
+
+    Raises:
+        SettingsError: the file or one it includes is missing, a variable is not set, or sections do not close.
+    """
+    root = Section("")
+    open_sections = [root]
+    for where, line in _preprocessed(path, {}):
+        here = open_sections[-1]
+        if not line.startswith("&"):
+            here.items.append(re.sub(r"\s+", " ", line, count=1))
+            continue
+        name, _, parameter = line[1:].strip().partition(" ")
+        if name.upper() == "END":
+            closed = parameter.split()
+            if here is root or (closed and closed[0].upper() != here.name):
+                raise _unreadable(where, f"{line} closes nothing that is open here")
+            open_sections.pop()
+            continue
+        section = Section(name.upper(), parameter.strip())
+        here.items.append(section)
+        open_sections.append(section)
+    if len(open_sections) > 1:
+        raise _unreadable(str(path), f"&{open_sections[-1].name} is not closed")
+    return root
+
+
+def unquoted(value: str) -> str:
+    """A keyword's value without quotes."""
+    return value.strip().strip("\"'")
+
+
+def _preprocessed(path: Path, variables: dict[str, str], depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Lines without comments, continued ones joined, variables filled in, files included; each after its place.
+
+    Raises:
+        SettingsError: as :func:`read_tree`.
+    """
+    skipping = False
+    for number, line in _lines_of(path):
+        where = f"{path} line {number}"
+        word, _, rest = line.partition(" ")
+        match word.upper():
+            case "@ENDIF":
+                skipping = False
+            case _ if skipping:
+                continue
+            case "@IF":
+                skipping = not _holds(_filled(rest, variables, where))
+            case "@SET":
+                name, _, value = rest.strip().partition(" ")
+                variables[name.upper()] = _filled(value.strip(), variables, where)
+            case "@INCLUDE":
+                if depth == _DEEPEST_INCLUDE:
+                    raise _unreadable(where, "files include each other")
+                included = path.parent / unquoted(_filled(rest, variables, where))
+                yield from _preprocessed(included, variables, depth + 1)
+            case _:
+                yield where, _filled(line, variables, where)
+
+
+def _lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"labels.reference.template: {path}: {error}.",
+            "Name a readable CP2K input file; included ones lie beside it.",
+        ) from error
+    joined = ""
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = joined + _COMMENT.sub(r"\1", raw).strip()
+        joined = ""
+        if line.endswith("\\"):
+            joined = line[:-1]
+        elif line:
+            yield number, line.replace("\t", " ")
+
+
+def _filled(text: str, variables: dict[str, str], where: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        name, default = (match[1] or match[3]).upper(), match[2]
+        if name in variables:
+            return variables[name]
+        if default is None:
+            raise _unreadable(where, f"${{{name}}} is not set")
+        return str(default)
+
+    return _VARIABLE.sub(value, text)
+
+
+def _holds(condition: str) -> bool:
+    """CP2K's rule: texts compared by == or /=; alone, anything but nothing and 0 holds."""
+    for sign, wanted in (("==", True), ("/=", False)):
+        left, found, right = condition.partition(sign)
+        if found:
+            return (left.strip().upper() == right.strip().upper()) is wanted
+    return condition.strip() not in ("", "0")
+
+
+def _name(item: Section | str) -> str:
+    return item.name if isinstance(item, Section) else item.partition(" ")[0].upper()
+
+
+def _unreadable(where: str, problem: str) -> SettingsError:
+    return SettingsError(f"labels.reference.template: {where}: {problem}.", "Correct the CP2K input file.")
