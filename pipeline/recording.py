@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.events import Event, Gathered, LabelFailed, Labelled, Selected, TaskFailed, Trained, Walked
+from pipeline.label_directory import Tries, read_tries
 from pipeline.level import other_level
 from pipeline.records import (
     Cause,
@@ -143,6 +144,8 @@ class Recorder:
         task, result = one.job.task, one.result
         assert isinstance(task, LabelTask)
         assert result is None or isinstance(result, LabelResult)
+        # a worker that was lost leaves what it had tried before
+        left = read_tries(task, state.reference) if result is None else Tries()
         return LabelFailed(
             time=now,
             round=task.round,
@@ -154,8 +157,8 @@ class Recorder:
             scratch=f"scratch/{self._store.scratch_of(task.task).name}",
             timing=None if result is None else result.timing,
             cause=one.cause if result is None else result.cause or Cause.UNKNOWN,
-            tries=() if result is None else result.tries,
-            core_s=0.0 if result is None else result.core_s,
+            tries=left.failed if result is None else result.tries,
+            core_s=left.core_s if result is None else result.core_s,
         )
 
     def _other(self, one: Finished, state: CampaignState, now: float) -> Event:
