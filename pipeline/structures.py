@@ -14,6 +14,7 @@ from pipeline.frames import Frame, check_frame
 from pipeline.references.build import build_reference, supported_elements
 from pipeline.references.composition import composition_problems
 from pipeline.references.openmm import read_topology, topology_numbers
+from pipeline.references.quantum_espresso import check_pseudopotentials
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.settings.dft import CP2KReference, ElectronicSettings, QuantumEspressoReference
 from pipeline.settings.labels import OpenMMReference, Reference
@@ -89,6 +90,8 @@ def reference_problems(reference: Reference, frames: Systems, base: Path) -> lis
     try:
         build_reference(placed)
         known = supported_elements(placed)
+        if isinstance(placed, QuantumEspressoReference):
+            check_pseudopotentials(placed, {int(z) for group in frames.values() for f in group for z in f.numbers})
     except SettingsError as error:
         return [str(error)]
     if isinstance(placed, OpenMMReference):

@@ -64,7 +64,7 @@ def failure(ended: Ended, crash: str) -> CalculationFailed | None:
 
 def _own_error(routine: str, text: str) -> CalculationFailed:
     """What pw.x says in its box of percent signs."""
-    reason = f"pw.x stopped in {routine}: {text[:300]}."
+    reason = f"pw.x stopped in {routine}: {text[:300].rstrip('.!')}."
     if _NOT_CONVERGED.search(text):
         return CalculationFailed(Cause.NOT_CONVERGED, reason, f"Raise {KEY}.cutoff_Ry, or give {KEY}.smearing.")
     if "overlap" in text and "atoms" in text:

@@ -36,12 +36,14 @@ class Sent:
 
     Attributes:
         labels: species of each atom, as the input calls it.
+        md5: of the pseudopotential of each species, in the order of the input.
         cell: (3, 3) Å; positions: (N, 3) Å.
         stress: whether pw.x is asked for the stress.
         spin: whether the calculation is spin-polarised.
     """
 
     labels: tuple[str, ...]
+    md5: tuple[str, ...]
     cell: FloatArray
     positions: FloatArray
     stress: bool
@@ -125,7 +127,13 @@ def frame_input(
         made = _with_structure_settings(made, settings, frame, cell, members)
     else:
         species, labels = _template_species(base, elements)
-    rows = [f"{label} {mass} {family.members[element_of(label)].path.name}" for label, mass in species.items()]
+    files = [family.members[element_of(label)] for label in species]
+    for file in files:
+        if not file.path.is_file():  # pw.x looks for one of that name elsewhere
+            raise CalculationFailed(
+                Cause.MISSING_FILE, f"{file.path} is not there.", f"Correct {KEY}.pseudopotentials."
+            )
+    rows = [f"{label} {species[label]} {file.path.name}" for label, file in zip(species, files, strict=True)]
     made = made.with_values(
         "control",
         {
@@ -146,7 +154,8 @@ def frame_input(
         [f"{label} {_vector(row)}" for label, row in zip(labels, positions, strict=True)],
     )
     spin = made.number("system", "nspin") == 2
-    return made, Sent(labels=labels, cell=cell, positions=positions, stress=periodic, spin=spin)
+    md5 = tuple(file.md5 for file in files)
+    return made, Sent(labels=labels, md5=md5, cell=cell, positions=positions, stress=periodic, spin=spin)
 
 
 def mesh_of(kpoints: KPoints | None, cell: FloatArray, pbc: tuple[bool, ...]) -> tuple[int, int, int]:

@@ -30,6 +30,7 @@ _DONE = re.compile(r"^ *JOB DONE\.", re.MULTILINE)
 _ENERGY = re.compile(r"^!+ +total energy +=(.*)Ry *$", re.MULTILINE)
 _LATTICE = re.compile(r"^ *lattice parameter \(alat\) +=(.*)a\.u\. *$", re.MULTILINE)
 _MOMENT = re.compile(r"atom:?\s+(\d+)\s.*?\bmagn[:=]\s*(\S+)")
+_MD5 = re.compile(r"^ *MD5 check sum: *(\S+) *$", re.MULTILINE)
 _CONVERGED = "convergence has been achieved"
 
 
@@ -67,7 +68,9 @@ def _read(output: str, schema: bytes, sent: Sent, *, moments: bool) -> Propertie
     for section in ("input", "output"):
         _check_structure(root, section, sent)
     _check_printed_structure(output, sent)
-    # eV/Å³ as pw.x counts it: positive where the crystal would expand
+    if (read := tuple(_MD5.findall(output))) and read != sent.md5:
+        # pw.x goes on with a file of the same name where it does not find the right one
+        raise ValueError(f"pw.x read other pseudopotentials (md5 {', '.join(read)}) than were sent")
     energy = _numbers(_text(root, "output/total_energy/etot"), 1)[0]
     forces = _matrix(root, "output/forces", len(sent.labels))
     # "!" is of the last cycle where there are several (exact exchange)
@@ -78,6 +81,7 @@ def _read(output: str, schema: bytes, sent: Sent, *, moments: bool) -> Propertie
         tensor = _matrix(root, "output/stress", 3)
         printed = np.array([_floats(line.split()[:3], 3) for line in _rows(output, "total   stress", 3)])
         _agree(tensor * 2, printed, "stress")
+        # pw.x counts it positive where the crystal would expand
         tensor = -(tensor + tensor.T) / 2 * HARTREE / BOHR**3
         stress = np.array([tensor[i, j] for i, j in VOIGT])
     return Properties(

@@ -46,6 +46,11 @@ class Pseudopotential:
         """Of the file's bytes."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
+    @property
+    def md5(self) -> str:
+        """Of the file's bytes, as pw.x prints it."""
+        return hashlib.md5(self.path.read_bytes(), usedforsecurity=False).hexdigest()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
@@ -290,7 +295,7 @@ def _with_table(member: Pseudopotential, row: Mapping[str, Any]) -> Pseudopotent
     if not row:
         return member
     expected = row.get("md5")
-    if expected and hashlib.md5(member.path.read_bytes(), usedforsecurity=False).hexdigest() != expected:
+    if expected and member.md5 != expected:
         raise SettingsError(
             f"{KEY}.pseudopotentials: {member.path} is not the file whose cutoffs its directory's table holds (md5 "
             f"{expected} expected).",

@@ -4,8 +4,11 @@ import contextlib
 import hashlib
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+
+from ase.data import chemical_symbols
 
 from pipeline.frames import Frame
 from pipeline.records import Cause, Measure
@@ -116,6 +119,20 @@ def espresso_facts(settings: QuantumEspressoReference) -> dict[str, object]:
     else:
         facts["template"] = hashlib.sha256(Path(settings.template).read_bytes()).hexdigest()
     return facts
+
+
+def check_pseudopotentials(settings: QuantumEspressoReference, numbers: Collection[int]) -> None:
+    """Refuse elements for which the settings do not choose between several pseudopotentials.
+
+    Args:
+        settings: level of theory.
+        numbers: atomic numbers; those without any pseudopotential are none of this check's business.
+
+    Raises:
+        SettingsError: names the files.
+    """
+    _, family = base_input(settings)
+    family.choose({chemical_symbols[number] for number in numbers} & family.elements)
 
 
 def _run(made: PwInput, name: str, calculation: Calculation) -> str:

@@ -47,8 +47,10 @@ class ElectronicSettings(Settings):
     kpoints: KPoints | None = Field(None, description="k-points [default: the Γ point alone]")
     smearing: Smearing | None = Field(None, description="smearing of occupations [default: fixed occupations]")
     max_steps: PositiveInt = Field(100, description="SCF steps of the first try")
-    charges: bool = Field(False, description="keep atomic charges (Mulliken in CP2K, Löwdin in QE) with each label, e")
-    magnetic_moments: bool = Field(False, description="keep atomic magnetic moments with each label, μB")
+    charges: bool = Field(
+        False, description="keep atomic charges with each label, e (Mulliken; CP2K alone: pw.x prints none)"
+    )
+    magnetic_moments: bool = Field(False, description="keep atomic magnetic moments with each spin-polarised label, μB")
     guess: Literal["atomic", "nearest"] = Field(
         "atomic",
         description="where the SCF starts; nearest: from the wave function or density of the nearest labelled frame, faster "
