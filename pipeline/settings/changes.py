@@ -16,11 +16,12 @@ RESUMABLE = (
     "labels.max_net_force_eV_per_A",
     "labels.energy_window_eV_per_atom",
     "labels.reference.max_steps",
+    "labels.reference.pseudopotentials",
     "stop",
     "site",
 )
 """Keys (and all below them) that may change when a campaign is resumed: they decide how long, where and what is refused, not
-what a label is."""
+what a label is. Of pseudopotentials only their directory: labels know the contents."""
 
 
 def changed_keys(old: CampaignSettings, new: CampaignSettings) -> dict[str, tuple[Any, Any]]:
@@ -54,10 +55,9 @@ def _comparable(settings: CampaignSettings) -> dict[str, Plain]:
     """All settings by key path; of the reference's files only the names, so that a campaign can be moved."""
     flat = _flat(settings.model_dump(mode="json"))
     files = tuple(
-        f"labels.reference.{key}"
-        for key in ("topology", "force_field", "template", "basis_files", "potential_files", "pseudopotentials")
+        f"labels.reference.{key}" for key in ("topology", "force_field", "template", "basis_files", "potential_files")
     )
-    return {key: Path(value).name if key.startswith(files) else value for key, value in flat.items()}
+    return {k: Path(v).name if k.startswith(files) and isinstance(v, str) else v for k, v in flat.items()}
 
 
 def _flat(value: Plain, path: str = "") -> dict[str, Any]:

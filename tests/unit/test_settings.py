@@ -262,6 +262,21 @@ def test_time_limits_of_programs_mean_nothing_to_a_reference_in_the_worker(tmp_p
     assert load_campaign(path, ["site.launch.time_limit=09:00:00"]).settings.site.launch.time_limit == 9 * 3600
 
 
+def test_what_helps_failing_labels_may_change_and_the_level_of_theory_may_not(tmp_path: Path) -> None:
+    path = write(tmp_path, {**MINIMAL, "labels": {"reference": QE, "budget": 64}})
+    old = load_campaign(path).settings
+    allowed = ["site.launch.time_limit=60", "labels.reference.max_steps=300", "labels.recovery.max_tries=2"]
+    allowed += ["labels.energy_window_eV_per_atom=null", "labels.reference.pseudopotentials=/elsewhere/sssp"]
+    new = load_campaign(path, allowed).settings
+    assert refused_changes(old, new) == []
+    assert science_digest(old) == science_digest(new)
+    other = load_campaign(path, ["labels.reference.cutoff_Ry=30", "labels.reference.charge=1"]).settings
+    assert len(refused_changes(old, other)) == 2
+    template = load_campaign(path, ["labels.reference={kind: cp2k, template: a/b.inp}"]).settings
+    moved = load_campaign(path, ["labels.reference={kind: cp2k, template: c/b.inp}"]).settings
+    assert refused_changes(template, moved) == []
+
+
 def test_labels_of_several_nodes_have_one_worker_for_each_group_of_nodes(tmp_path: Path) -> None:
     labels = {"reference": QE, "budget": 64}
     path = write(tmp_path, {**MINIMAL, "labels": labels, "site": SLURM})
