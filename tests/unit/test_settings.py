@@ -272,8 +272,10 @@ def test_what_helps_failing_labels_may_change_and_the_level_of_theory_may_not(tm
     assert science_digest(old) == science_digest(new)
     other = load_campaign(path, ["labels.reference.cutoff_Ry=30", "labels.reference.charge=1"]).settings
     assert len(refused_changes(old, other)) == 2
-    template = load_campaign(path, ["labels.reference={kind: cp2k, template: a/b.inp}"]).settings
-    moved = load_campaign(path, ["labels.reference={kind: cp2k, template: c/b.inp}"]).settings
+    cp2k = {"kind": "cp2k", "template": "a/b.inp"}
+    path = write(tmp_path, {**MINIMAL, "labels": {"reference": cp2k, "budget": 64}})
+    template = load_campaign(path).settings
+    moved = load_campaign(path, ["labels.reference.template=c/b.inp"]).settings
     assert refused_changes(template, moved) == []
 
 
