@@ -109,7 +109,7 @@ class _Labelling:
         Raises:
             DiskFullError, PostponedError: as :func:`run_label`.
         """
-        story = ""
+        story = None
         while (plan := self._next(labeler, tries)) is not None:
             kept = new_directory(self._task, len(tries.failed) + 1)
             time_s = self._time_for(plan)
@@ -123,7 +123,7 @@ class _Labelling:
                     properties = self._attempt(labeler, plan, working, time_s)
                 except Exception as error:  # noqa: BLE001  # the task boundary: a reference may raise anything
                     _refuse_full_disk(error, self._directory)
-                    story = traceback.format_exc()
+                    story = "" if isinstance(error, CalculationFailed) else traceback.format_exc()
                     failed = self._failed(plan, kept, error, time.monotonic() - began)
                     tries = self._record(labeler, plan, tries, failed, working, cut=time_s < plan.time_s)
                 else:
@@ -131,20 +131,20 @@ class _Labelling:
                     return self._finished(labeler, plan, tries, properties, working, kept, core_s)
         return self.quarantined(tries, story)
 
-    def quarantined(self, tries: Tries, story: str) -> LabelResult:
+    def quarantined(self, tries: Tries, story: str | None) -> LabelResult:
         """The result of a label that failed for good.
 
         Args:
             tries: all of them.
-            story: traceback of the last; empty: another worker made it and wrote its story.
+            story: traceback of the last, where it says more; None: another worker made it and wrote its story.
         """
         last, path = tries.failed[-1], self._directory / FAILURE
-        if story or not path.exists():
+        if story is not None or not path.exists():
             lines = [f"task {self._task.task}", last.reason, ""]
             for number, one in enumerate(tries.failed, 1):
                 measures = f" with {', '.join(one.measures)}" if one.measures else ""
                 lines.append(f"try {number}{measures}, {one.wall_s:.1f} s: {one.cause}: {one.reason}")
-            text = "\n".join([*lines, "", self._numbers, story])
+            text = "\n".join([*lines, "", self._numbers, story or ""])
             with written_into(self._directory):
                 write_text_durably(path, text)
         return LabelResult(

@@ -92,6 +92,7 @@ _SIGNALS = (
 
 _KILLED = frozenset({"signal 9", "Killed"})
 _SEGMENTATION_FAULT = frozenset({"signal 11", "SIGSEGV", "Segmentation fault"})
+_MPI_INIT = "MPI_INIT failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,9 +250,9 @@ def _recognise(ended: Ended, program: str, calculation: Calculation, *, oom: boo
         raise not_written(calculation.directory, OSError(errno.ENOSPC, "No space left on device"))
     words, killed_by = _OUT_OF_MEMORY.search(ended.output), killing_signal(ended)
     # MPI libraries and programs do not all look whether they get the memory that they ask for
-    refused = calculation.memory_GB is not None and killed_by in _SEGMENTATION_FAULT
+    refused = calculation.memory_GB is not None and (killed_by in _SEGMENTATION_FAULT or _MPI_INIT in ended.output)
     if words or refused or (oom and killed_by in _KILLED):
-        said = f" ({_line_of(ended.output, words)})" if words else f" ({killed_by})"
+        said = f" ({_line_of(ended.output, words) if words else killed_by or _MPI_INIT})"
         raise CalculationFailed(
             Cause.OUT_OF_MEMORY,
             f"{program} ran out of memory{said}.",

@@ -18,7 +18,8 @@ LADDER: dict[Cause, tuple[Measure, ...]] = {
     ),
     Cause.TIME_LIMIT: (Measure.MORE_TIME,),
     Cause.OUT_OF_MEMORY: (Measure.MORE_MEMORY, Measure.FEWER_RANKS),
-    Cause.CRASH: (Measure.FRESH_START, Measure.FEWER_RANKS),
+    # under a cap, a program that does not look whether it got its memory crashes
+    Cause.CRASH: (Measure.FRESH_START, Measure.MORE_MEMORY, Measure.FEWER_RANKS),
     Cause.BAD_OUTPUT: (Measure.FRESH_START,),
     # another state of the electrons may have been found
     Cause.IMPLAUSIBLE: (Measure.FRESH_START, Measure.OTHER_SOLVER),

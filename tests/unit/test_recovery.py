@@ -84,6 +84,8 @@ def test_each_cause_has_its_measures_in_their_order():
     assert last_measures(Cause.OUT_OF_MEMORY, ranks=8) == [Measure.FEWER_RANKS] * 3
     assert last_measures(Cause.CRASH, ranks=2) == [Measure.FRESH_START, Measure.FEWER_RANKS]
     assert last_measures(Cause.CRASH, ranks=1) == [Measure.FRESH_START]
+    capped = LaunchSettings(memory_GB=1)
+    assert last_measures(Cause.CRASH, ranks=1, launch=capped) == [Measure.FRESH_START, *[Measure.MORE_MEMORY] * 2]
     assert last_measures(Cause.BAD_OUTPUT) == [Measure.FRESH_START]
     assert last_measures(Cause.IMPLAUSIBLE) == [Measure.FRESH_START, Measure.OTHER_SOLVER]
 
