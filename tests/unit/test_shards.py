@@ -1,8 +1,10 @@
 """What is written to a shard comes back bit for bit, or not at all."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from pipeline.records import BiasState, Candidate, Checked, FileRef, Label, Spli
 from pipeline.shards import (
     listed,
     read_candidates,
+    read_energies,
     read_labels,
     read_walkers,
     write_candidates,
@@ -45,6 +48,9 @@ def labels() -> list[Label]:
             origin={"walker": "r0001", "step": 3, "tau": 0.1} if atoms > 1 else {},
             cost_cpu_s=0.25,
             reference="abc",
+            charges=rng.normal(size=atoms) if atoms > 1 else None,
+            magnetic_moments=rng.normal(size=atoms) if atoms == 7 else None,
+            program="CP2K 2023.1" if atoms > 1 else "",
         )
         for atoms, split in zip((1, 2, 7), Split, strict=True)
     ]
@@ -87,6 +93,22 @@ def test_labels_come_back_bit_for_bit(tmp_path: Path):
     written = labels()
     ref = write_labels(tmp_path / "a.h5", written)
     assert all(same(a, b) for a, b in zip(read_labels([ref, ref]), written + written, strict=True))
+
+
+def test_labels_without_charges_moments_and_program_have_no_columns_for_them(tmp_path: Path):
+    """As shards of earlier versions, which have none."""
+    plain = [replace(label, charges=None, magnetic_moments=None, program="") for label in labels()]
+    ref = write_labels(tmp_path / "a.h5", plain)
+    with h5py.File(ref.path) as file:
+        assert not {"charges", "has_charges", "magnetic_moments", "has_magnetic_moments", "program"} & set(file)
+    assert all(same(a, b) for a, b in zip(read_labels(ref), plain, strict=True))
+
+
+def test_compositions_and_energies_are_read_without_the_rest(tmp_path: Path):
+    rows = list(read_energies(write_labels(tmp_path / "a.h5", labels())))
+    assert [(numbers.tolist(), energy) for numbers, energy in rows] == [
+        (label.frame.numbers.tolist(), label.energy) for label in labels()
+    ]
 
 
 def test_candidates_come_back_bit_for_bit(tmp_path: Path):
