@@ -14,9 +14,8 @@ from ase.data import atomic_numbers
 from pipeline.references.ase_calculator import EMTLabeler, calculator_labeler
 from pipeline.references.base import Labeler
 from pipeline.references.cp2k import CP2KLabeler, cp2k_facts
-from pipeline.references.espresso_pseudos import family_numbers
 from pipeline.references.openmm import OpenMMLabeler, read_topology, topology_numbers
-from pipeline.references.quantum_espresso import QuantumEspressoLabeler, espresso_facts
+from pipeline.references.quantum_espresso import QuantumEspressoLabeler, espresso_facts, espresso_numbers
 from pipeline.settings.dft import CP2KReference, QuantumEspressoReference
 from pipeline.settings.labels import ASEReference, EMTReference, OpenMMReference, Reference
 
@@ -74,7 +73,7 @@ def supported_elements(settings: Reference) -> frozenset[int] | None:
         case OpenMMReference():
             return frozenset(int(z) for z in topology_numbers(read_topology(settings)))
         case QuantumEspressoReference():
-            return family_numbers(settings)
+            return espresso_numbers(settings)
         case ASEReference() | CP2KReference():
             return None
 

@@ -17,7 +17,7 @@ from pipeline.frames import FloatArray, Frame
 from pipeline.records import Cause
 from pipeline.references.base import CalculationFailed
 from pipeline.references.espresso_box import placed
-from pipeline.references.espresso_pseudos import KEY, Family, Pseudopotential, read_family
+from pipeline.references.espresso_pseudos import KEY, Family, Pseudopotential, read_family, settings_family
 from pipeline.references.espresso_text import NAMELISTS, PwInput, Value, read_input
 from pipeline.settings.dft import KPoints, QuantumEspressoReference
 from pipeline.units import RYDBERG
@@ -57,7 +57,7 @@ def base_input(settings: QuantumEspressoReference) -> tuple[PwInput, Family]:
         SettingsError: the settings, the template or the pseudopotentials cannot be computed with.
     """
     if settings.template is None:
-        family = read_family(settings)
+        family = settings_family(settings)
         return _settings_input(settings, family), family
     path = Path(settings.template)
     template = _read_template(path)
@@ -69,7 +69,7 @@ def base_input(settings: QuantumEspressoReference) -> tuple[PwInput, Family]:
         named.setdefault(element, file)
     here = {element: file for element, file in named.items() if (Path(settings.pseudopotentials) / file).is_file()}
     chosen = here | settings.pseudopotential_of
-    family = read_family(settings.model_copy(update={"pseudopotential_of": chosen}))
+    family = read_family(settings.pseudopotentials, chosen, chosen_alone=False)
     family.choose(named)
     return template, family
 

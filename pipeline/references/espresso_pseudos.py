@@ -82,13 +82,13 @@ class Family:
                 files = ", ".join(self.ambiguous[element])
                 raise SettingsError(
                     f"{KEY}.pseudopotentials: {self.directory} has several files for {element}: {files}.",
-                    f"Name one in {KEY}.pseudopotential_of, e.g. {{{element}: {self.ambiguous[element][0]}}}.",
+                    f"Name one file for each element of the campaign in {KEY}.pseudopotential_of, e.g. "
+                    f"{{{element}: {self.ambiguous[element][0]}}}.",
                 )
             if element not in self.members:
                 raise SettingsError(
-                    f"{KEY}.pseudopotentials: {self.directory} has no file for {element} "
-                    f"(it has {', '.join(sorted(self.elements))}).",
-                    f"Put one there ({element}.upf), or name it in {KEY}.pseudopotential_of.",
+                    f"{KEY}.pseudopotentials: there is no file for {element} (there are {', '.join(sorted(self.elements))}).",
+                    f"Name one in {KEY}.pseudopotential_of, or put it into {self.directory}.",
                 )
         return {element: self.members[element] for element in elements}
 
@@ -96,6 +96,7 @@ class Family:
         """Cutoffs of wave functions and of the density, Ry: those of the settings, else the largest recommended ones.
 
         They are of the whole family, not of a structure's elements: labels of all compositions are then of one level.
+        Where the settings give the first alone, the second is the largest that a file recommends, or its multiple of the first.
 
         Raises:
             SettingsError: nothing says how large they must be.
@@ -122,49 +123,59 @@ class Family:
         return max(member.cutoff_Ry or 0.0 for member in self.members.values())
 
 
-def read_family(settings: QuantumEspressoReference) -> Family:
-    """The family of a reference: the files its settings name, its table of cutoffs names, or that are alone in the directory.
+def read_family(directory_name: str, chosen: Mapping[str, str], *, chosen_alone: bool) -> Family:
+    """The family of a directory: files that are chosen, that its table of cutoffs names, or that are alone of their element.
+
+    Args:
+        directory_name: the directory.
+        chosen: element -> name of its file.
+        chosen_alone: leave out all other elements.
 
     Raises:
         SettingsError: the directory or a named file is not there, is of another element, or is not what the table says.
     """
-    directory = Path(settings.pseudopotentials).resolve()
+    directory = Path(directory_name).resolve()
     if not directory.is_dir():
-        raise MissingFileError(
+        raise SettingsError(
             f"{KEY}.pseudopotentials: {directory} is not a directory.",
             "Name a directory with one UPF file per element, e.g. an unpacked SSSP or PseudoDojo family.",
         )
-    found: dict[str, list[Pseudopotential]] = {}
-    for path in sorted(directory.iterdir()):
-        if path.suffix.lower() in (".upf", ".gth") and path.is_file() and (member := _read(path)):
-            found.setdefault(member.element, []).append(member)
     table = _read_table(directory)
     members: dict[str, Pseudopotential] = {}
+    for element, name in chosen.items():
+        row = table.get(element, {})
+        fitting = row if row.get("filename", name) == name else {}
+        members[element] = _with_table(_named(directory, element, name, f"{KEY}.pseudopotential_of"), fitting)
     ambiguous: dict[str, tuple[str, ...]] = {}
-    for element, candidates in found.items():
-        recommended = table.get(element, {})
-        if element in settings.pseudopotential_of:
+    for element, candidates in {} if chosen_alone else _found(directory).items():
+        row = table.get(element, {})
+        if element in members:
             continue
-        if named := recommended.get("filename"):
-            candidates = [_named(directory, element, str(named), "its table of cutoffs")]
+        if recommended := row.get("filename"):
+            candidates = [_named(directory, element, str(recommended), "its table of cutoffs")]
         if len(candidates) > 1:
             ambiguous[element] = tuple(candidate.path.name for candidate in candidates)
         else:
-            members[element] = _with_table(candidates[0], recommended)
-    for element, name in settings.pseudopotential_of.items():
-        chosen = _named(directory, element, name, f"{KEY}.pseudopotential_of")
-        recommended = table.get(element, {})
-        members[element] = _with_table(chosen, recommended) if recommended.get("filename") == name else chosen
+            members[element] = _with_table(candidates[0], row)
     return Family(directory=directory, members=members, ambiguous=ambiguous)
 
 
-def family_numbers(settings: QuantumEspressoReference) -> frozenset[int]:
-    """Atomic numbers of the elements that have a pseudopotential.
+def settings_family(settings: QuantumEspressoReference) -> Family:
+    """The family of settings without a template: the files they name, or all of the directory.
 
     Raises:
         SettingsError: as :func:`read_family`.
     """
-    return frozenset(atomic_numbers[element] for element in read_family(settings).elements)
+    chosen = settings.pseudopotential_of
+    return read_family(settings.pseudopotentials, chosen, chosen_alone=bool(chosen))
+
+
+def _found(directory: Path) -> dict[str, list[Pseudopotential]]:
+    found: dict[str, list[Pseudopotential]] = {}
+    for path in sorted(directory.iterdir()):
+        if path.suffix.lower() in (".upf", ".gth") and path.is_file() and (member := _read(path)):
+            found.setdefault(member.element, []).append(member)
+    return found
 
 
 def _named(directory: Path, element: str, name: str, where: str) -> Pseudopotential:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 
 from pipeline.frames import Frame
 from pipeline.records import Cause, Measure
@@ -119,6 +119,16 @@ def espresso_facts(settings: QuantumEspressoReference) -> dict[str, object]:
     else:
         facts["template"] = hashlib.sha256(Path(settings.template).read_bytes()).hexdigest()
     return facts
+
+
+def espresso_numbers(settings: QuantumEspressoReference) -> frozenset[int]:
+    """Atomic numbers of the elements that have a pseudopotential.
+
+    Raises:
+        SettingsError: as for the labeler.
+    """
+    _, family = base_input(settings)
+    return frozenset(atomic_numbers[element] for element in family.elements)
 
 
 def check_pseudopotentials(settings: QuantumEspressoReference, numbers: Collection[int]) -> None:

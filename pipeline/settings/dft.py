@@ -108,7 +108,9 @@ class QuantumEspressoReference(ElectronicSettings):
         'cutoffs, {"Si": {"filename": …, "cutoff_wfc": 30, "cutoff_rho": 240}}, Ry, as the SSSP families have'
     )
     pseudopotential_of: dict[str, str] = Field(
-        default_factory=dict, description="file of single elements, El: NAME [default: the only one of the element]"
+        default_factory=dict,
+        description="file of each element, El: NAME; elements that are not named then have none [default: all of the "
+        "directory, which must hold one file per element; recommended cutoffs are the largest of all of these]",
     )
     template: str | None = Field(
         None, description="your own pw.x input; cell, positions and pseudopotentials are replaced, forces and stress on"
