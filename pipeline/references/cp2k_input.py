@@ -76,6 +76,8 @@ def read_template(path: Path) -> Section:
         raise SettingsError(f"{where}: METHOD is {method}.", "Give an input with METHOD QS.")
     if force_eval.find("DFT") is None:
         raise SettingsError(f"{where}: FORCE_EVAL has no DFT section.", "Give an input with METHOD QS.")
+    if force_eval.find("DFT", "XC", "WF_CORRELATION") is not None:
+        raise SettingsError(f"{where}: WF_CORRELATION is not supported.", "Give an input of a Kohn-Sham method.")
     # constraints and RESCALE_FORCES would change the forces, velocities the stress, a restart the coordinates
     tree.drop("MOTION", "EXT_RESTART")
     force_eval.drop("RESCALE_FORCES")

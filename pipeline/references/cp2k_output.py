@@ -13,7 +13,8 @@ import numpy as np
 from ase import units
 
 from pipeline.frames import FloatArray
-from pipeline.references.base import Properties
+from pipeline.records import Cause
+from pipeline.references.base import CalculationFailed, Properties
 from pipeline.references.cp2k_geometry import Geometry
 from pipeline.references.cp2k_input import DIGITS
 from pipeline.references.cp2k_interface import read_interface
@@ -31,6 +32,8 @@ from pipeline.references.cp2k_tables import (
 _HARTREE_PER_BOHR = float(units.Hartree / units.Bohr)
 _STRESS_UNITS = {"GPa": float(units.GPa), "bar": float(units.bar)}
 _ROUNDING = 10.0**-DIGITS
+LOOSEST = 100.0
+"""Largest difference of the last two energies, hartree, in units of EPS_SCF, for ten atoms."""
 _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 _ENERGY = re.compile(
     rf"^ ENERGY\| Total FORCE_EVAL \( QS \) energy \[(?:a\.u\.\]:|hartree\]) +({NUMBER}) *$", re.MULTILINE
@@ -85,12 +88,13 @@ def read_properties(output: str, interface: str, wanted: Wanted) -> Properties:
         wanted: the structure, and what is read.
 
     Raises:
-        CalculationFailed: BAD_OUTPUT.
+        CalculationFailed: BAD_OUTPUT; NOT_CONVERGED where CP2K took a density for converged that is not.
     """
     geometry = wanted.geometry
     _check_run(output)
     valence = _check_start(output, geometry)
     energy = only(_ENERGY.findall(output), "energy")
+    _check_convergence(output, real(energy), len(valence))
     forces = _read_forces(output, geometry)
     read_interface(interface).check(geometry, energy, forces)
     charges = moments = None
@@ -135,6 +139,23 @@ def _check_start(output: str, geometry: Geometry) -> FloatArray:
     require_same_structure(symbols, numbers[:, :3], geometry, tolerance_A=2e-6)
     valence: FloatArray = numbers[:, 3]
     return valence
+
+
+def _check_convergence(output: str, energy: float, n_atoms: int) -> None:
+    """The last energy of the SCF cycle against that of the density it ended with.
+
+    With mixed densities CP2K looks at the density matrix alone, which may stand still while the mixed density does not.
+    """
+    totals = re.findall(rf"^  Total energy: +({NUMBER}) *$", output, re.MULTILINE)
+    convergence = re.search(rf"^ +eps_scf: +({NUMBER}) *$", output, re.MULTILINE)
+    if not totals or convergence is None:
+        raise bad_output("its SCF cycle is of an unknown format")
+    if abs(real(totals[-1]) - energy) > LOOSEST * real(convergence[1]) * max(1.0, n_atoms / 10):
+        raise CalculationFailed(
+            Cause.NOT_CONVERGED,
+            f"the SCF cycle of CP2K ended at {totals[-1]} hartree, but its density has an energy of {energy:.8f} hartree.",
+            "Lower labels.reference.scf_convergence (EPS_SCF of a template).",
+        )
 
 
 def _read_forces(output: str, geometry: Geometry) -> FloatArray:

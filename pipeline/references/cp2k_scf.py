@@ -12,7 +12,7 @@ from pipeline.units import BOLTZMANN_EV_PER_K
 
 INNER_STEPS = 20
 """Of the orbital transformation, between two preconditioners."""
-ALPHA, GENTLE_ALPHA = 0.3, 0.08
+ALPHA, GENTLE_ALPHA = 0.3, 0.1
 """Share of the new density in the mixed one."""
 WIDE_eV = 0.3
 """Smearing of SMEARED_START, or three times the settings' own where that is wider."""
@@ -20,8 +20,11 @@ SMEARED_CONVERGENCE = 1e-5
 SMEARED_STEPS = 60
 WRITE_EVERY = 5
 """SCF steps between two restart files: what a try that runs out of time has to do again."""
+DIRECT = "DIRECT_P_MIXING"
+"""CP2K's own mixing, of density matrices; good for insulators."""
 _CP2K_STEPS = 50
-"""CP2K's own MAX_SCF."""
+_CP2K_CONVERGENCE = 1e-5
+"""CP2K's own MAX_SCF and EPS_SCF."""
 
 
 def scf_section(settings: CP2KReference) -> Section:
@@ -32,6 +35,8 @@ def scf_section(settings: CP2KReference) -> Section:
         _use_ot(scf, settings.max_steps)
     else:
         _use_diagonalization(scf, settings.max_steps)
+        if not ot:
+            _mix_densities(scf)
     if settings.smearing is not None:
         moment = None if settings.multiplicity is None else settings.multiplicity - 1
         _smear(scf, settings.smearing.width_eV, polarised=is_polarised(settings), moment=moment)
@@ -52,6 +57,8 @@ def take_measures(dft: Section, measures: tuple[Measure, ...]) -> None:
     other, gentle = Measure.OTHER_SOLVER in measures, Measure.GENTLE_MIXING in measures
     if scf.on("OT") and other:
         _use_diagonalization(scf, steps)
+        # the change of a density matrix says less than a gradient: forces are of first order in it
+        scf.put("EPS_SCF", 0.01 * float(scf.value("EPS_SCF") or _CP2K_CONVERGENCE))
     elif scf.on("OT"):
         scf.at("OT")
         _spread_steps(scf, steps)
@@ -67,11 +74,12 @@ def take_measures(dft: Section, measures: tuple[Measure, ...]) -> None:
         ot = scf.at("OT")
         ot.put("MINIMIZER", "CG")
         ot.put("LINESEARCH", "3PNT")
+        return
+    mixing = scf.at("MIXING")
+    mixing.put("ALPHA", GENTLE_ALPHA)
+    if (mixing.value("METHOD") or DIRECT).upper() == DIRECT:
+        scf.put("MAX_DIIS", 8)
     else:
-        mixing = scf.at("MIXING")
-        if mixing.value("METHOD") is None:
-            mixing.put("METHOD", "BROYDEN_MIXING")
-        mixing.put("ALPHA", GENTLE_ALPHA)
         mixing.drop("NPULAY", "NBROYDEN", "NMULTIPOLE")
         mixing.put("NBUFFER", 16)
 
@@ -84,6 +92,7 @@ def smear_widely(dft: Section) -> None:
     multiplicity = dft.value("MULTIPLICITY", "MULTIP")
     polarised = spins_apart(dft)
     _use_diagonalization(scf, max(_total_steps(scf), SMEARED_STEPS))
+    _mix_densities(scf)
     moment = int(multiplicity) - 1 if polarised and multiplicity and temperature is None else None
     _smear(scf, max(WIDE_eV, 3 * own_eV), polarised=polarised, moment=moment)
     scf.put("EPS_SCF", max(SMEARED_CONVERGENCE, float(scf.value("EPS_SCF") or 0.0)))
@@ -132,17 +141,21 @@ def _spread_steps(scf: Section, steps: int) -> None:
     loop = scf.at("OUTER_SCF")
     loop.parameter = ""
     if loop.value("EPS_SCF") is None:
-        loop.put("EPS_SCF", scf.value("EPS_SCF") or "1.0E-5")
+        loop.put("EPS_SCF", scf.value("EPS_SCF") or _CP2K_CONVERGENCE)
     loop.put("MAX_SCF", outer - 1)  # CP2K counts the loops after the first
 
 
 def _use_diagonalization(scf: Section, steps: int) -> None:
     if not scf.on("DIAGONALIZATION"):
         scf.replace(Section("DIAGONALIZATION", items=["ALGORITHM STANDARD"]))
-    if not scf.on("MIXING"):
-        scf.replace(Section("MIXING", items=["METHOD BROYDEN_MIXING", f"ALPHA {ALPHA}", "NBUFFER 8"]))
     scf.drop("OT", "OUTER_SCF")
     scf.put("MAX_SCF", steps)
+
+
+def _mix_densities(scf: Section) -> None:
+    """As metals and k-points want it."""
+    if not scf.on("MIXING"):
+        scf.replace(Section("MIXING", items=["METHOD BROYDEN_MIXING", f"ALPHA {ALPHA}", "NBUFFER 8"]))
 
 
 def _smear(scf: Section, width_eV: float, *, polarised: bool, moment: int | None) -> None:
