@@ -147,7 +147,7 @@ class Driver:
         end = self.paused or decision.end
         if end is not None and end.reason is EndReason.LABELS_PAUSED:
             self.paused = end
-        if stop:
+        if stop and self.paused is None:  # the next driver would only go on with what fails
             end = End(EndReason.INTERRUPTED, "told to stop; run it again to go on")
         if end is not None:
             self.in_flight.difference_update(request.name for request in self.waiting)
@@ -327,7 +327,8 @@ class Driver:
             remedy = end.remedy.strip() or "Mend the cause."
             raise TaskError(message, f"{remedy} Then run it again: it goes on from there.") from self.bug
         if end.reason in (EndReason.LABELS_PAUSED, EndReason.LABELS_FAILED):
-            files = f" Its files: {self.store.root / end.scratch}." if end.scratch else ""
+            place = str(self.store.root / end.scratch) if end.scratch else ""
+            files = f" Its files: {place}." if place not in message else ""
             again = f"Then `farwalk relabel {self.store.root}` to try failed labels again, and `farwalk run`."
             raise TaskError(f"{message}{files}", f"{end.remedy} {again}")
         return Outcome(end.reason, end.message, self.state)

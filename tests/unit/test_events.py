@@ -27,6 +27,8 @@ from pipeline.events import (
     Trained,
     Walked,
     Work,
+    from_plain,
+    to_plain,
 )
 from pipeline.records import Cause, FileRef, Measure, Scores, Split, Timing, Try
 
@@ -133,6 +135,18 @@ def test_there_is_an_example_of_every_event():
 
 def test_events_come_back_equal(log_path):
     assert list(read_events(log_path)) == EXAMPLES
+
+
+def test_labels_of_logs_without_tries_causes_and_levels_are_read():
+    later = {"reference", "tries", "measures", "core_s", "cause", "remedy"}
+    for event in EXAMPLES:
+        if isinstance(event, Labelled | LabelFailed | Stopped):
+            plain = {name: value for name, value in to_plain(event).items() if name not in later}
+            known = {name: value for name, value in to_plain(event).items() if name in plain}
+            read = from_plain(plain, where="old")
+            assert {name: value for name, value in to_plain(read).items() if name in plain} == known
+            assert getattr(read, "cause", Cause.UNKNOWN) is Cause.UNKNOWN
+            assert getattr(read, "tries", ()) == ()
 
 
 def test_a_log_is_one_line_per_event(log_path):
