@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.errors import SettingsError
+from pipeline.errors import MissingFileError
 from pipeline.frames import Frame
 from pipeline.records import Cause, Measure
 from pipeline.references.base import Calculation, CalculationFailed, Labeler, Properties
@@ -171,7 +171,7 @@ def require_files(settings: CP2KReference) -> None:
     for key, names in (("basis_files", settings.basis_files), ("potential_files", settings.potential_files)):
         for name in names:
             if "/" in name and not Path(name).is_file():
-                raise SettingsError(
+                raise MissingFileError(
                     f"labels.reference.{key}: {name}: there is no such file.",
                     f"Correct labels.reference.{key}: files of yours by path, CP2K's own by name.",
                 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import SettingsError
+from pipeline.errors import MissingFileError, SettingsError
 from pipeline.frames import FloatArray
 from pipeline.records import Cause
 from pipeline.references.base import CalculationFailed
@@ -196,7 +196,7 @@ def content_digest(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise SettingsError(f"labels.reference: {path}: {error.strerror}.", "Correct the path.") from error
+        raise MissingFileError(f"labels.reference: {path}: {error.strerror}.", "Correct the path.") from error
 
 
 def _multiplicity(settings: CP2KReference, geometry: Geometry, electrons: int) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.errors import SettingsError
+from pipeline.errors import MissingFileError, SettingsError
 
 _COMMENT = re.compile(r"""^((?:[^!#"']|"[^"]*"|'[^']*')*)[!#].*$""")
 _VARIABLE = re.compile(r"\$\{(\w+)(?:-([^}]*))?\}|\$(\w+)")
@@ -168,7 +168,7 @@ def _lines_of(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
+        raise MissingFileError(
             f"labels.reference.template: {path}: {error}.",
             "Name a readable CP2K input file; included ones lie beside it.",
         ) from error

@@ -144,6 +144,40 @@ def test_a_segmentation_fault_under_a_cap_is_taken_for_memory_it_did_not_get(tmp
     assert killing_signal(run(tmp_path, sys.executable, "-c", text)) == "signal 11"
 
 
+CAPPED = """
+import os, sys
+from pathlib import Path
+Path(sys.argv[2], "cgroup.procs").write_text(str(os.getpid()))
+from pipeline.references import Calculation, CalculationFailed
+from pipeline.references.program import run_program
+text = f"{sys.executable} -c 'x = bytearray(3_000_000_000)'; kill -9 $$"
+try:
+    run_program("sh", ["-c", text], Calculation(directory=Path(sys.argv[1])), output="out")
+except CalculationFailed as failed:
+    print(failed.cause)
+"""
+
+
+def test_a_program_that_the_kernel_kills_for_its_jobs_memory_is_out_of_memory(tmp_path):
+    # batch systems hold jobs in such groups; the program says nothing itself
+    version_2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    group = Path("/sys/fs/cgroup") / ("" if version_2 else "memory") / f"farwalk-test-{os.getpid()}"
+    limit = group / ("memory.max" if version_2 else "memory.limit_in_bytes")
+    try:
+        group.mkdir()
+        limit.write_text("1500000000")
+    except OSError as error:
+        pytest.skip(f"no memory group can be made here: {error}")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", CAPPED, tmp_path, group], stdout=subprocess.PIPE, text=True, timeout=60
+        )
+    finally:
+        wait_for(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+    assert done.stdout == "out_of_memory\n"
+
+
 @pytest.mark.parametrize(
     "words",
     [
