@@ -84,7 +84,8 @@ def test_a_program_that_takes_too_long_is_ended(tmp_path, ranks):
     assert time.monotonic() - began < 30
 
 
-def test_a_program_that_ignores_being_asked_to_end_is_killed(tmp_path):
+def test_a_program_that_ignores_being_asked_to_end_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.references.program.GRACE_S", 1.0)
     text = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     began = time.monotonic()
     assert failure(tmp_path, sys.executable, "-c", text, time_s=1.0).cause is Cause.TIME_LIMIT
