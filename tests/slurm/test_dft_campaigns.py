@@ -52,7 +52,7 @@ SILICON = {
     "density_cutoff_Ry": 80,
     "kpoints": {"mesh": [2, 2, 2], "shifted": True},
 }
-HYDROGEN = {"kind": "cp2k", "preset": "pbe", "cutoff_Ry": 200, "rel_cutoff_Ry": 30, "scf_convergence": 1e-6}
+HYDROGEN = {"kind": "cp2k", "preset": "pbe", "cutoff_Ry": 280, "rel_cutoff_Ry": 40, "scf_convergence": 1e-6}
 SMALL: dict[str, Any] = {
     "seed": 2,
     "potential": {"hidden": [16, 16], "channels": 2, "gaussians": 4, "cutoff_A": 3.5},
