@@ -77,7 +77,7 @@ def density_fits(directory: Path, sent: Sent) -> bool:
         return False
     try:
         root = ElementTree.parse(directory / SCHEMA).getroot()
-    except (OSError, ElementTree.ParseError):
+    except (OSError, LookupError, ElementTree.ParseError):
         return False
     names = tuple(atom.get("name") for atom in root.iterfind("output/atomic_structure/atomic_positions/atom"))
     lsda = (root.findtext("output/magnetization/lsda") or "").strip()

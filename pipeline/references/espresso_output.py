@@ -48,7 +48,7 @@ def read_properties(output: str, schema: bytes, sent: Sent, *, moments: bool = F
     """
     try:
         return _read(output, schema, sent, moments=moments)
-    except (ValueError, ElementTree.ParseError) as error:
+    except (ValueError, LookupError, ElementTree.ParseError) as error:  # LookupError: a short line, an unknown encoding
         raise CalculationFailed(
             Cause.BAD_OUTPUT, f"pw.x says it is done, but its output is torn or contradicts itself: {error}."
         ) from error
