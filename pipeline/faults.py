@@ -15,13 +15,14 @@ FIRST = 3
 """So many labels may fail for one of these before the first good one."""
 
 REMEDIES = {
-    Cause.NOT_CONVERGED: "Look at the smearing, spin and charge in labels.reference, and at the structures: metals and small "
-    "gaps need smearing, atoms far apart a spin.",
+    Cause.NOT_CONVERGED: "Raise labels.reference.max_steps, and look at the structures. Metals and small gaps need smearing, "
+    "atoms far apart a spin: other smearing, spin or charge want a new campaign.",
     Cause.TIME_LIMIT: "Raise site.launch.time_limit (and the walltime and drain of the label jobs), or the ranks of a label.",
     Cause.OUT_OF_MEMORY: "Raise site.launch.memory_GB and the memory of the label jobs, or lower site.launch.ranks.",
     Cause.BAD_GEOMETRY: "Look at the structures: walkers may go too far (walkers.stop), or a structure file is wrong.",
-    Cause.BAD_INPUT: "Mend labels.reference: the program's own words are above.",
-    Cause.MISSING_FILE: "Put the file there, or mend labels.reference (basis_files, potential_files, pseudopotentials).",
+    Cause.BAD_INPUT: "Mend labels.reference or its template, in a new campaign: the program's own words are above.",
+    Cause.MISSING_FILE: "Put the file where labels.reference names it (template, basis_files, potential_files, "
+    "pseudopotentials).",
     Cause.MISSING_PROGRAM: "Mend site.launch.programs, site.launch.mpi or site.launch.container, or load its module in "
     "worker_init.",
     Cause.CRASH: "Look at the end of its output: the program, its MPI library or its node may be broken.",
