@@ -5,6 +5,8 @@ import re
 from pipeline.records import Cause
 from pipeline.references.base import CalculationFailed
 
+_DRAWING = re.compile(r"^ \*(?:  \\___/|    \||  O/\||( /\| \|)|( / \\))?")
+"""The little person beside the text of an [ABORT]."""
 _NOT_THERE = re.compile(r"does not exist|was not found|cannot be opened|not found in the|No such file", re.IGNORECASE)
 
 
@@ -52,7 +54,7 @@ def abort_text(output: str) -> str | None:
     for line in lines[start + 1 : start + 15]:
         if line.strip().startswith("****"):
             break
-        said.append(re.sub(r"^ \*(?:  \\___/|    \||  O/\||| /\| \||| / \\)?", "", line).rstrip(" *").strip())
+        said.append(_DRAWING.sub("", line).rstrip(" *").strip())
     if said:
         said.pop()  # place in the source
     return " ".join(" ".join(said).split()) or "no reason given"
