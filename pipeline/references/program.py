@@ -53,6 +53,7 @@ _OUTER_JOB = (
 )
 """In a job of several nodes mpirun would spread ranks over all of them, where each node has labels of its own; and OpenMPI
 without mpirun fails in a step of srun."""
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _OUT_OF_MEMORY = re.compile(
     r"bad_alloc|cannot allocate memory|out of memory|oom.kill|insufficient virtual memory|memory allocation failed"
     r"|memory exhausted|MemoryError|out of dynamic memory"
@@ -180,7 +181,7 @@ def command_of(program: str, arguments: Sequence[str], calculation: Calculation)
     # texts are recognised in English; the site's own variables come last
     variables = {
         "LC_ALL": "C",
-        "OMP_NUM_THREADS": str(calculation.threads),
+        **dict.fromkeys(_THREADS, str(calculation.threads)),
         **launch.environment,
         MARK: str(calculation.directory),
     }

@@ -184,7 +184,7 @@ def test_a_second_is_not_enough_for_anything_and_the_label_is_quarantined(label,
     assert time.monotonic() - began < 60
 
 
-@pytest.mark.parametrize(("reference", "memory_GB"), [(espresso(), 0.15), (cp2k(), 0.2)], ids=["qe", "cp2k"])
+@pytest.mark.parametrize(("reference", "memory_GB"), [(espresso(), 0.07), (cp2k(), 0.2)], ids=["qe", "cp2k"])
 def test_a_label_without_enough_memory_gets_more(label, launch, reference, memory_GB):
     result = label(reference, launch=launch.model_copy(update={"memory_GB": memory_GB}))
     assert result.status is Status.DONE
@@ -193,7 +193,7 @@ def test_a_label_without_enough_memory_gets_more(label, launch, reference, memor
 
 
 def test_a_label_that_is_never_given_enough_memory_is_quarantined(label, launch):
-    result = label(espresso(), launch=launch.model_copy(update={"memory_GB": 0.03}))
+    result = label(espresso(), launch=launch.model_copy(update={"memory_GB": 0.01}))
     assert causes(result) == [Cause.OUT_OF_MEMORY] * 3
 
 
