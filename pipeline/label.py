@@ -21,17 +21,21 @@ from pipeline.label_directory import (
     write_tries,
 )
 from pipeline.node import ANYWHERE, Node
-from pipeline.records import Cause, LabelResult, LabelTask, Remark, Status, Stopwatch, Try
+from pipeline.records import Cause, LabelResult, LabelTask, Remark, Status, StopReason, Stopwatch, Try
 from pipeline.references import Calculation, CalculationFailed, Labeler, Properties, ready_reference
 from pipeline.references.checks import check_label
 from pipeline.references.recovery import Plan, next_plan
-from pipeline.selection.screening import unphysical
+from pipeline.selection.screening import CLOSEST_FRACTION, unphysical
 from pipeline.workspace import drop_restart_files, keep_files, workspace
 
 logger = logging.getLogger(__name__)
 
 RESERVE_S = 60.0
 """Of the wall time a job has left, so much stays for what follows a program: its end, its files, the result."""
+UNPHYSICAL = {
+    StopReason.NOT_FINITE.value: "positions or cell are not finite",
+    StopReason.TOO_CLOSE.value: f"atoms closer than {CLOSEST_FRACTION} of the sum of their covalent radii",
+}
 LEAST_S = 10.0
 """A try that could take no longer than this is left to another job."""
 
@@ -194,7 +198,7 @@ class _Labelling:
         """
         task = self._task
         if problem := unphysical(task.frame):
-            raise CalculationFailed(Cause.BAD_GEOMETRY, f"the structure cannot be labelled: {problem}")
+            raise CalculationFailed(Cause.BAD_GEOMETRY, f"no reference can label the structure: {UNPHYSICAL[problem]}")
         guess = Path(task.guess) if task.guess and plan.guess else None
         calculation = Calculation(
             directory=working,

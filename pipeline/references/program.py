@@ -247,7 +247,8 @@ def _recognise(ended: Ended, program: str, calculation: Calculation, *, oom: boo
             f"{program} took longer than {calculation.time_s:.0f} s.",
             "Raise site.launch.time_limit, or give a label more ranks.",
         )
-    if _DISK_FULL.search(ended.output) or shutil.disk_usage(calculation.directory).free < READ_BYTES:
+    disk = shutil.disk_usage(calculation.directory)  # its words may not have fitted on it either
+    if _DISK_FULL.search(ended.output) or (disk.total > 0 and disk.free < READ_BYTES):
         raise not_written(calculation.directory, OSError(errno.ENOSPC, "No space left on device"))
     words, killed_by = _OUT_OF_MEMORY.search(ended.output), killing_signal(ended)
     # MPI libraries and programs do not all look whether they get the memory that they ask for

@@ -1,8 +1,11 @@
 """Every way a label can fail, provoked with the real programs: understood, tried otherwise, given up where nothing helps."""
 
 import os
+import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +17,7 @@ import pytest
 
 from pipeline.frames import Frame
 from pipeline.label import run_label
-from pipeline.label_directory import FAILURE
+from pipeline.label_directory import FAILURE, TRIES
 from pipeline.node import Node
 from pipeline.records import Cause, LabelResult, LabelTask, Limits, Measure, Status
 from pipeline.references.processes import MARK
@@ -269,6 +272,45 @@ def name_of(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return ""
+
+
+WORKER = """
+import pickle, sys
+from pipeline.label import run_label
+run_label(*pickle.loads(sys.stdin.buffer.read()))
+"""
+
+
+def test_a_worker_killed_in_the_second_try_leaves_the_second_try_to_the_next_one(launch, tmp_path, silicon, node):
+    task = LabelTask(
+        task="label-1",
+        round=0,
+        item=0,
+        frame=silicon,
+        reference=espresso(max_steps=4),
+        scratch=str(tmp_path / "label-1"),
+        threads=2,
+        launch=launch.model_copy(update={"ranks": 2}),
+    )
+    worker = subprocess.Popen([sys.executable, "-c", WORKER], stdin=subprocess.PIPE)
+    assert worker.stdin is not None
+    worker.stdin.write(pickle.dumps((task, node)))
+    worker.stdin.close()
+    kept = tmp_path / "label-1" / TRIES
+    while not (kept.exists() and "pw.x" in map(name_of, running_below(tmp_path))):
+        assert worker.poll() is None
+        time.sleep(0.01)
+    worker.kill()
+    worker.wait()
+    deadline = time.monotonic() + 8
+    while running_below(tmp_path):
+        assert time.monotonic() < deadline, "the program outlived its worker"
+        time.sleep(0.05)
+    result = run_label(task, node)
+    assert result.status is Status.DONE
+    assert causes(result) == [Cause.NOT_CONVERGED]
+    assert result.measures == (Measure.MORE_STEPS,)
+    assert result.timing.started > kept.stat().st_mtime  # the first try was not made again
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from apps.worker import find_node
 from pipeline.durable import sha256_of
 from pipeline.node import KEPT, SHARE_OF_REST, UNUSED_S, Node
 from pipeline.records import FileRef, Remark
@@ -39,6 +40,15 @@ def test_a_walk_gets_at_most_a_share_of_what_its_job_has_left():
 def test_a_node_without_an_end_lasts_for_ever_and_one_with_an_end_until_then():
     assert Node().left_s == math.inf
     assert Node(ends=time.time() + 100.0).left_s == pytest.approx(100.0, abs=1.0)
+
+
+def test_a_worker_keeps_to_directories_of_its_own_user_on_the_disk_of_its_node():
+    found = find_node({"FARWALK_SCRATCH": "/local", "FARWALK_JOB_ENDS": "1800000000"})
+    assert found.scratch is not None
+    assert found.scratch.parent == Path("/local")
+    assert str(os.getuid()) in found.scratch.name
+    assert found.scratch != found.cache
+    assert find_node({"FARWALK_JOB_ENDS": "1800000000"}) == Node(ends=1_800_000_000.0)
 
 
 def test_without_a_cache_the_file_itself_is_read(tmp_path):
