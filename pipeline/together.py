@@ -14,15 +14,16 @@ from typing import Any, TypeVar
 from pipeline.durable import write_bytes_durably, written_into
 from pipeline.errors import PipelineError, SiteError, StoreError, TaskError
 from pipeline.node import Node
-from pipeline.records import Cause, SelectResult, SelectTask, Stopwatch, TrainResult, TrainTask
+from pipeline.records import Cause, Remark, SelectResult, SelectTask, Stopwatch, TrainResult, TrainTask
 from pipeline.references.base import Calculation, CalculationFailed
-from pipeline.references.program import run_program
+from pipeline.references.program import Ended, killing_signal, run_program
 
 PROGRAM = "pipeline.mpi"
 """The module that each rank runs."""
 LONGEST_S = 30 * 86400.0
 """Where nothing is known of the end of the job."""
-_OUTPUT = "ranks.out"
+TRIES = 2
+"""A rank may be killed by what has nothing to do with it."""
 _REMEDIES = {
     Cause.OUT_OF_MEMORY: "Give the jobs of training and selection more memory, or lower site.train_ranks.",
     Cause.TIME_LIMIT: "The job of the worker ended: raise the walltime of its jobs.",
@@ -40,7 +41,7 @@ def run_together(task: TrainTask | SelectTask, result: type[R], node: Node) -> R
 
     Raises:
         SiteError: they do not start.
-        TaskError: one of them died.
+        TaskError: one of them died; where a signal killed it, the second time.
         PipelineError: what a rank says is wrong.
     """
     if importlib.util.find_spec("mpi4py") is None:
@@ -50,24 +51,30 @@ def run_together(task: TrainTask | SelectTask, result: type[R], node: Node) -> R
         )
     watch = Stopwatch()
     place = Path(task.output).parent if isinstance(task, TrainTask) else Path(task.output)
-    with written_into(place):
-        # its own for each try: the ranks of a worker that was lost may still be ending
-        directory = Path(tempfile.mkdtemp(prefix="ranks-", dir=place))
-        seal(directory / "task", (task, node))
-    reason = _started(task, node, directory)
-    answer = unseal(directory / "result") if (directory / "result").is_file() else None
-    if isinstance(answer, PipelineError):
-        raise answer
-    if not isinstance(answer, result):
-        raise reason or TaskError(
-            f"One of {task.ranks} ranks died: {_last_words(directory / _OUTPUT)}", f"See {directory}."
-        )
-    shutil.rmtree(directory)
-    return replace(answer, timing=replace(watch.stop(), cpu_s=answer.timing.cpu_s))
+    remarks: list[Remark] = []
+    for _ in range(TRIES):
+        with written_into(place):
+            # its own for each try: the ranks of a worker that was lost may still be ending
+            directory = Path(tempfile.mkdtemp(prefix="ranks-", dir=place))
+            seal(directory / "task", (task, node))
+        ended = _ended(task, node, directory)
+        answer: Any = unseal(directory / "result") if (directory / "result").is_file() else ended
+        if isinstance(answer, result):
+            shutil.rmtree(directory)
+            timing = replace(watch.stop(), cpu_s=answer.timing.cpu_s)
+            return replace(answer, timing=timing, remarks=(*remarks, *answer.remarks))
+        if isinstance(answer, PipelineError):
+            raise answer
+        assert isinstance(ended, Ended)
+        words = f"One of {task.ranks} ranks of {task.task} died: {_last_words(ended.output)}"
+        remarks.append(Remark(text=words, remedy=f"See {directory}."))
+        if not killing_signal(ended):  # it found an error of its own, and would again
+            break
+    raise TaskError(remarks[-1].text, remarks[-1].remedy)
 
 
-def _started(task: TrainTask | SelectTask, node: Node, directory: Path) -> PipelineError | None:
-    """Run the ranks to their end; what kept them from starting or ended them."""
+def _ended(task: TrainTask | SelectTask, node: Node, directory: Path) -> Ended | PipelineError:
+    """Run the ranks to their end; how they ended, or what kept them from it."""
     calculation = Calculation(
         directory=directory,
         launch=task.launch.model_copy(update={"container": "", "nodes": 1}),  # these are of the references
@@ -78,11 +85,10 @@ def _started(task: TrainTask | SelectTask, node: Node, directory: Path) -> Pipel
     # -m mpi4py: an exception on one rank ends all of them
     command = ["-P", "-m", "mpi4py", "-m", PROGRAM, str(directory / "task"), str(directory / "result")]
     try:
-        run_program(sys.executable, command, calculation, output=_OUTPUT)
+        return run_program(sys.executable, command, calculation, output="ranks.out")
     except CalculationFailed as error:
         reason = f"{task.ranks} ranks of {task.task}: {error.reason}"
         return SiteError(reason, _REMEDIES.get(error.cause, error.remedy))
-    return None
 
 
 def seal(path: Path, value: Any) -> None:  # noqa: ANN401 # whatever can be pickled
@@ -103,7 +109,7 @@ def unseal(path: Path) -> Any:  # noqa: ANN401 # what was written
     return pickle.loads(data)
 
 
-def _last_words(output: Path) -> str:
+def _last_words(output: str) -> str:
     """The last line with something in it of what ranks and launcher wrote, other than ruling."""
-    lines = [line.strip() for line in output.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line.strip("-=* ")), "they said nothing.")[:300]
+    lines = (line.strip() for line in reversed(output.splitlines()))
+    return next((line for line in lines if line.strip("-=* ")), "they said nothing.")[:300]

@@ -1,5 +1,6 @@
 """MPI for the tests here: that it is there, and how programs of the tests are started on several ranks."""
 
+import functools
 import json
 import os
 import shutil
@@ -43,15 +44,16 @@ def launch() -> LaunchSettings:
     return LaunchSettings(mpi="mpirun -n {ranks} --bind-to none --oversubscribe", environment=environment)
 
 
-@pytest.fixture
-def on_ranks(mpirun: str, tmp_path: Path) -> Callable[[str, int], list]:
-    """Runs a case of ``rank_cases.py`` on some ranks; what each of them found."""
+@pytest.fixture(scope="session")
+def on_ranks(mpirun: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[dict]]:
+    """Runs ``rank_cases.py`` on some ranks, once; what each of them found."""
 
-    def run(case: str, ranks: int) -> list:
+    @functools.cache
+    def run(ranks: int) -> list[dict]:
+        directory = tmp_path_factory.mktemp("ranks")
         command = [mpirun, "-n", str(ranks), "--bind-to", "none", "--oversubscribe", sys.executable, "-m", "mpi4py"]
-        program = Path(__file__).with_name("rank_cases.py")
         done = subprocess.run(
-            [*command, program, case, tmp_path],
+            [*command, Path(__file__).with_name("rank_cases.py"), directory],
             env={**os.environ, **ENVIRONMENT},
             capture_output=True,
             text=True,
@@ -59,6 +61,6 @@ def on_ranks(mpirun: str, tmp_path: Path) -> Callable[[str, int], list]:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return [json.loads((tmp_path / f"{case}-{rank}.json").read_text()) for rank in range(ranks)]
+        return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(ranks)]
 
     return run

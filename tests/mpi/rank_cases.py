@@ -1,24 +1,29 @@
-"""What ranks compute in the tests here: ``mpirun -n RANKS python -m mpi4py rank_cases.py CASE DIRECTORY``; also by one process.
+"""What ranks compute in the tests here: ``mpirun -n RANKS python -m mpi4py rank_cases.py DIRECTORY``; also by one process.
 
-Every rank writes what it found to DIRECTORY/CASE-RANK.json.
+Every rank writes what it found to DIRECTORY/RANK.json.
 """
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from small_data import copper, labelled, pool, potential
+from small_data import copper, labelled, pool, potential, select_task, train_task
 
+from pipeline.mpi import carry_out
+from pipeline.node import ANYWHERE
 from pipeline.ranks import Ranks
 from pipeline.selection.dedupe import duplicates
 from pipeline.selection.methods import pick
 from pipeline.selection.spread import Spread
+from pipeline.settings.launch import LaunchSettings
 from pipeline.settings.selection import SelectionSettings
 from pipeline.settings.training import TrainingSettings
+from pipeline.shards import read_candidates
 from pipeline.training.dataset import LabelSet
 from pipeline.training.distributed import gradient_sum
 from pipeline.training.trainer import Schedule, Trainer
@@ -27,6 +32,14 @@ METHODS = ("maxdet", "maxdist", "lcmd", "maxdiag", "random")
 SIZES = ((0, 5), (1, 0), (1, 5), (3, 2), (150, 0), (400, 61))
 """Candidates and labelled structures."""
 COUNT = 40
+CURVES = (
+    (torch.float64, 4, 2.0, 20),
+    (torch.float64, 1, 2.0, 5),
+    (torch.float64, 4, 0.6, 5),
+    (torch.float64, 4, 0.0, 5),
+    (torch.float32, 4, 2.0, 20),
+)
+"""Precision, structures per batch, memory for constants over what they need, epochs."""
 
 
 def clustered(n: int, p: int, seed: int) -> np.ndarray:
@@ -73,30 +86,48 @@ def curves(ranks: Ranks) -> dict[str, Any]:
     """
     labels, validation = copper(11), copper(3, seed=1)
     found: dict[str, Any] = {}
-    for dtype in (torch.float64, torch.float32):
-        one = potential(labels, dtype)
-        whole = LabelSet(labels, one)._constant_bytes()
-        for batch, cache_bytes in ((4, 2**30), (1, 2**30), (4, 0.6 * whole), (4, 0)):
-            trained = potential(labels, dtype)
-            sets = LabelSet(labels, trained, int(cache_bytes), ranks), LabelSet(validation, trained, ranks=ranks)
-            rows: list[dict[str, float]] = []
-            settings = TrainingSettings(batch=batch, validate_every=5)
-            with gradient_sum(ranks) as sum_gradients:
-                trainer = Trainer(
-                    trained, *sets, settings=settings, seed=5, report=rows.append, sum_gradients=sum_gradients
-                )
-                outcome = trainer.run(Schedule(epochs=20, rate=1.0))
-            weights = torch.cat([p.detach().double().reshape(-1) for p in trained.parameters()])
-            kept = "all" if cache_bytes > whole else "dealt" if cache_bytes else "none"
-            found[f"{dtype} {batch} {kept}"] = {
-                "loss": [row["loss"] for row in rows],
-                "score": [row["score"] for row in outcome.history],
-                "weights": weights.tolist(),
-            }
+    for dtype, batch, share, epochs in CURVES:
+        trained = potential(labels, dtype)
+        cache_bytes = int(share * LabelSet(labels, trained)._constant_bytes())
+        sets = LabelSet(labels, trained, cache_bytes, ranks), LabelSet(validation, trained, ranks=ranks)
+        rows: list[dict[str, float]] = []
+        settings = TrainingSettings(batch=batch, validate_every=5)
+        with gradient_sum(ranks) as sum_gradients:
+            trainer = Trainer(
+                trained, *sets, settings=settings, seed=5, report=rows.append, sum_gradients=sum_gradients
+            )
+            outcome = trainer.run(Schedule(epochs=epochs, rate=1.0))
+        weights = torch.cat([p.detach().double().reshape(-1) for p in trained.parameters()])
+        found[f"{dtype} batch {batch} cache {share}"] = {
+            "loss": [row["loss"] for row in rows],
+            "score": [row["score"] for row in outcome.history],
+            "weights": weights.tolist(),
+        }
     return found
 
 
-CASES: dict[str, Callable[[Ranks], Any]] = {"picks": picks, "same": same, "curves": curves}
+def tasks(ranks: Ranks) -> dict[str, Any]:
+    """Whole tasks: pools with several, one and no candidate; two labels, which is less than three ranks."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as own:
+        directory, launch = Path(ranks.broadcast(own)), LaunchSettings()
+        for count in (300, 1, 0):
+            task = None
+            if ranks.first:
+                task = select_task(directory / str(count), pool(count), launch, kind="lcmd", max_candidates=200)
+            result = carry_out(ranks.broadcast(task), ANYWHERE, ranks)
+            found[f"select {count}"] = [[pick.step for pick in read_candidates(result.picks)], result.dropped]
+        trained = carry_out(
+            ranks.broadcast(train_task(directory / "train", copper(2), launch) if ranks.first else None),
+            ANYWHERE,
+            ranks,
+        )
+        found["train 2"] = [row["loss"] for row in trained.history]
+        ranks.gather(None)  # nobody removes what another one reads
+    return found
+
+
+CASES: dict[str, Callable[[Ranks], Any]] = {"picks": picks, "same": same, "curves": curves, "tasks": tasks}
 
 if __name__ == "__main__":
     from mpi4py import MPI
@@ -104,5 +135,6 @@ if __name__ == "__main__":
     from pipeline.ranks import MPIRanks
 
     torch.set_num_threads(1)
-    case, directory, here = sys.argv[1], Path(sys.argv[2]), MPIRanks(MPI.COMM_WORLD)
-    (directory / f"{case}-{here.rank}.json").write_text(json.dumps(CASES[case](here)))
+    here = MPIRanks(MPI.COMM_WORLD)
+    found = {case: compute(here) for case, compute in CASES.items()}
+    Path(sys.argv[1], f"{here.rank}.json").write_text(json.dumps(found))
