@@ -17,8 +17,6 @@ DENSITIES = ("charge-density.dat", "charge-density.hdf5")
 RESTART_FILES = (f"{SAVE}/charge-density.*", f"{SAVE}/data-file-schema.xml", f"{SAVE}/paw.txt", f"{SAVE}/occup.txt")
 """The density, what it belongs to, and the occupations inside PAW spheres and of Hubbard manifolds."""
 WIDE_SMEARING_RY = 0.05
-SHARE_OF_TIME = 0.9
-"""Of the time limit, after which pw.x ends by itself at its next SCF step and leaves a density to go on from."""
 MORE_STEPS_FACTOR = 3
 GENTLE_FACTOR = 0.4
 LOOSE_CONVERGENCE_RY = 1e-4
@@ -51,7 +49,17 @@ def with_measures(planned: PwInput, measures: Sequence[Measure], *, time_s: floa
         usual = planned.value("electrons", "diagonalization") in ("", "david", "davidson")
         electrons["diagonalization"] = "cg" if usual else "david"
     made = planned.with_values("electrons", electrons)
-    return made.with_values("control", {"max_seconds": round(SHARE_OF_TIME * time_s, 3), "disk_io": "low"})
+    return made.with_values("control", {"max_seconds": round(own_limit_s(time_s), 3), "disk_io": "low"})
+
+
+def own_limit_s(time_s: float) -> float:
+    """When pw.x is to end by itself, at its next SCF step: it then leaves a density to go on from, which a killed one does not.
+
+    Args:
+        time_s: its time limit.
+    """
+    spare = min(0.1 * time_s + 1.0, 600.0)
+    return max(time_s - spare, 0.5 * time_s)
 
 
 def from_density(planned: PwInput) -> PwInput:
