@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import shutil
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,6 @@ from pipeline.references.espresso_measures import (
     with_measures,
 )
 from pipeline.references.espresso_output import read_properties
-from pipeline.references.espresso_pseudos import Pseudopotential
 from pipeline.references.espresso_text import PwInput
 from pipeline.references.program import run_program
 from pipeline.settings.dft import QuantumEspressoReference
@@ -77,8 +76,8 @@ class QuantumEspressoLabeler(Labeler):
 
     @property
     def provides_stress(self) -> bool:
-        """Where the structure is periodic in three directions, but not with GTH pseudopotentials, see :func:`_has_stress`."""
-        return _has_stress(self._family.members.values())
+        """Where the structure is periodic in three directions, but not with GTH pseudopotentials."""
+        return all(member.gives_stress for member in self._family.members.values())
 
     def label(self, frame: Frame, calculation: Calculation) -> Properties:
         """Compute one structure; energy with smearing is the free energy. pw.x has no atomic charges.
@@ -99,9 +98,7 @@ class QuantumEspressoLabeler(Labeler):
                 made = from_density(with_measures(planned, calculation.measures, time_s=left))
             output = _run(made, NAME, calculation)
             schema = _schema(calculation.directory)
-            found = read_properties(output, schema, sent, moments=self._settings.magnetic_moments)
-            files = self._family.choose(set(frame.to_atoms().get_chemical_symbols())).values()
-            return found if _has_stress(files) else replace(found, stress=None)
+            return read_properties(output, schema, sent, moments=self._settings.magnetic_moments)
         finally:
             _remove_bulky(calculation.directory)
 
@@ -145,12 +142,6 @@ def check_pseudopotentials(settings: QuantumEspressoReference, numbers: Collecti
     """
     _, family = base_input(settings)
     family.choose({chemical_symbols[number] for number in numbers} & family.elements)
-
-
-def _has_stress(files: Iterable[Pseudopotential]) -> bool:
-    """Whether pw.x's stress can be believed: with GTH files the shear components of version 6.7 are far from the derivative of
-    its own energy (sheared Si2: 3.8 GPa instead of 6.6; with UPF files both are 6.59)."""
-    return not any(file.path.suffix.lower() == ".gth" for file in files)
 
 
 def _run(made: PwInput, name: str, calculation: Calculation) -> str:
