@@ -128,6 +128,8 @@ class QuantumEspressoReference(ElectronicSettings):
 
     @model_validator(mode="after")
     def _template_alone(self) -> Self:
+        if self.charges:
+            raise ValueError("charges is true, but pw.x prints no atomic charges; leave it out")
         if self.template is not None:
             kept = (
                 "template",
@@ -135,7 +137,6 @@ class QuantumEspressoReference(ElectronicSettings):
                 "guess",
                 "pseudopotentials",
                 "pseudopotential_of",
-                "charges",
                 "magnetic_moments",
             )
             _refuse_beside_template(self, kept)
