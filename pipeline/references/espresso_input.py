@@ -119,7 +119,7 @@ def frame_input(
     except SettingsError as error:
         raise CalculationFailed(Cause.MISSING_FILE, error.message, error.remedy) from error
     cell, positions = placed(frame)
-    periodic = bool(frame.pbc.all())
+    stress = bool(frame.pbc.all()) and all(member.gives_stress for member in family.members.values())
     made = base
     if settings.template is None:
         species = {element: f"{atomic_masses[atomic_numbers[element]]:.4f}" for element in sorted(members)}
@@ -142,7 +142,7 @@ def frame_input(
             "outdir": "./",
             "pseudo_dir": str(family.directory),
             "tprnfor": True,
-            "tstress": periodic,
+            "tstress": stress,
         },
     )
     made = made.with_values("system", {"ibrav": 0, "nat": len(frame), "ntyp": len(rows)})
@@ -155,7 +155,7 @@ def frame_input(
     )
     spin = made.number("system", "nspin") == 2
     md5 = tuple(file.md5 for file in files)
-    return made, Sent(labels=labels, md5=md5, cell=cell, positions=positions, stress=periodic, spin=spin)
+    return made, Sent(labels=labels, md5=md5, cell=cell, positions=positions, stress=stress, spin=spin)
 
 
 def mesh_of(kpoints: KPoints | None, cell: FloatArray, pbc: tuple[bool, ...]) -> tuple[int, int, int]:

@@ -91,6 +91,7 @@ def test_valence_and_kind_are_read_from_both_versions_and_gth(tmp_path: Path) ->
     assert (silicon.cutoff_Ry, silicon.density_cutoff_Ry) == (45.0, 200.0)
     assert (nickel.cutoff_Ry, nickel.density_cutoff_Ry) == (23.557, 371.902)
     assert oxygen.cutoff_Ry is None
+    assert [member.gives_stress for member in (silicon, nickel, oxygen)] == [True, True, False]
 
 
 def test_several_files_of_an_element_must_be_chosen_from(tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_the_digest_is_of_the_level_of_theory_alone(tmp_path: Path) -> None:
     digest = reference_digest(settings(first, **named))
     assert reference_digest(settings(second, **named)) == digest
     assert reference_digest(settings(first, **named, cutoff_Ry=30.0, density_cutoff_Ry=120.0)) == digest
-    for free in ({"max_steps": 7}, {"guess": "nearest"}, {"charges": True}, {"magnetic_moments": True}):
+    for free in ({"max_steps": 7}, {"guess": "nearest"}, {"magnetic_moments": True}):
         assert reference_digest(settings(first, **named, **free)) == digest
     for physics in (
         {"pseudopotential_of": {"Si": "Si.lda.UPF"}, "cutoff_Ry": 30.0, "density_cutoff_Ry": 120.0},
