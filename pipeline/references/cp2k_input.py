@@ -162,7 +162,9 @@ def ask_for(tree: Section, *, forces: bool, stress: bool, populations: bool, pro
     force_eval.at("SUBSYS", "PRINT").replace(Section("ATOMIC_COORDINATES", "ON"))
     if populations:
         force_eval.at("DFT", "PRINT").replace(Section("MULLIKEN", "ON"))
-    each = force_eval.at("DFT", "SCF", "PRINT", "RESTART", "EACH")
+    restart = force_eval.at("DFT", "SCF", "PRINT", "RESTART")
+    restart.drop("FILENAME")
+    each = restart.at("EACH")
     if each.value("QS_SCF") is None:
         each.put("QS_SCF", WRITE_EVERY)
 

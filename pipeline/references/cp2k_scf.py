@@ -38,7 +38,7 @@ def scf_section(settings: CP2KReference) -> Section:
         if not ot:
             _mix_densities(scf)
     if settings.smearing is not None:
-        moment = None if settings.multiplicity is None else settings.multiplicity - 1
+        moment = None if settings.multiplicity is None else str(settings.multiplicity - 1)
         _smear(scf, settings.smearing.width_eV, polarised=is_polarised(settings), moment=moment)
     scf.at("PRINT", "RESTART", "EACH").put("QS_SCF", WRITE_EVERY)
     return scf
@@ -52,23 +52,15 @@ def is_polarised(settings: CP2KReference) -> bool:
 def take_measures(dft: Section, measures: tuple[Measure, ...]) -> None:
     """Make the SCF of a DFT section as the measures ask; those that are no affair of the input change nothing."""
     scf = dft.at("SCF")
-    more = 3 ** measures.count(Measure.MORE_STEPS)
-    steps = more * _total_steps(scf)
-    other, gentle = Measure.OTHER_SOLVER in measures, Measure.GENTLE_MIXING in measures
-    if scf.on("OT") and other:
-        _use_diagonalization(scf, steps)
-        # the change of a density matrix says less than a gradient: forces are of first order in it
-        scf.put("EPS_SCF", 0.01 * float(scf.value("EPS_SCF") or _CP2K_CONVERGENCE))
-    elif scf.on("OT"):
-        scf.at("OT")
-        _spread_steps(scf, steps)
-    elif other and _knows_ot(dft):
-        _use_ot(scf, steps)
-    else:
-        scf.put("MAX_SCF", steps)
-        if other:
-            scf.at("MIXING").put("METHOD", "PULAY_MIXING")
-    if not gentle:
+    steps = _total_steps(scf) * 3 ** measures.count(Measure.MORE_STEPS)
+    if Measure.OTHER_SOLVER in measures:
+        _take_other_solver(dft, steps)
+    if Measure.MORE_STEPS in measures:
+        if scf.on("OT"):
+            _spread_steps(scf, steps)
+        else:
+            scf.put("MAX_SCF", steps)
+    if Measure.GENTLE_MIXING not in measures:
         return
     if scf.on("OT"):
         ot = scf.at("OT")
@@ -87,13 +79,15 @@ def take_measures(dft: Section, measures: tuple[Measure, ...]) -> None:
 def smear_widely(dft: Section) -> None:
     """Make the SCF of the first half of SMEARED_START: its density is a start, its energy is nothing."""
     scf = dft.at("SCF")
-    temperature = (scf.find("SMEAR") or Section("SMEAR")).value("ELECTRONIC_TEMPERATURE") if scf.on("SMEAR") else None
-    own_eV = float((temperature or "0").split()[-1]) * BOLTZMANN_EV_PER_K
-    multiplicity = dft.value("MULTIPLICITY", "MULTIP")
-    polarised = spins_apart(dft)
+    polarised, moment, own_eV = spins_apart(dft), None, 0.0
+    if scf.on("SMEAR"):
+        own = scf.at("SMEAR")
+        moment = own.value("FIXED_MAGNETIC_MOMENT")
+        own_eV = float((own.value("ELECTRONIC_TEMPERATURE") or "300").split()[-1]) * BOLTZMANN_EV_PER_K
+    elif polarised and (multiplicity := dft.value("MULTIPLICITY", "MULTIP")):
+        moment = str(int(multiplicity) - 1)
     _use_diagonalization(scf, max(_total_steps(scf), SMEARED_STEPS))
     _mix_densities(scf)
-    moment = int(multiplicity) - 1 if polarised and multiplicity and temperature is None else None
     _smear(scf, max(WIDE_eV, 3 * own_eV), polarised=polarised, moment=moment)
     scf.put("EPS_SCF", max(SMEARED_CONVERGENCE, float(scf.value("EPS_SCF") or 0.0)))
 
@@ -103,6 +97,19 @@ def start_from(dft: Section, file: str) -> None:
     dft.drop("RESTART_FILE_NAME")
     dft.put("WFN_RESTART_FILE_NAME", file)
     dft.at("SCF").put("SCF_GUESS", "RESTART")
+
+
+def _take_other_solver(dft: Section, steps: int) -> None:
+    """Minimise what was diagonalised and the other way round; with smearing or k-points mix otherwise."""
+    scf = dft.at("SCF")
+    if scf.on("OT"):
+        _use_diagonalization(scf, steps)
+        # the change of a density matrix says less than a gradient: forces are of first order in it
+        scf.put("EPS_SCF", 0.01 * float(scf.value("EPS_SCF") or _CP2K_CONVERGENCE))
+    elif _knows_ot(dft):
+        _use_ot(scf, steps)
+    else:
+        scf.at("MIXING").put("METHOD", "PULAY_MIXING")
 
 
 def spins_apart(dft: Section) -> bool:
@@ -158,7 +165,7 @@ def _mix_densities(scf: Section) -> None:
         scf.replace(Section("MIXING", items=["METHOD BROYDEN_MIXING", f"ALPHA {ALPHA}", "NBUFFER 8"]))
 
 
-def _smear(scf: Section, width_eV: float, *, polarised: bool, moment: int | None) -> None:
+def _smear(scf: Section, width_eV: float, *, polarised: bool, moment: str | None) -> None:
     """Fermi-Dirac with all the orbitals that the basis has; the moment is fixed where it is given."""
     scf.put("ADDED_MOS", "-1 -1" if polarised else "-1")
     items: list[Section | str] = ["METHOD FERMI_DIRAC", f"ELECTRONIC_TEMPERATURE {width_eV / BOLTZMANN_EV_PER_K!r}"]
