@@ -66,10 +66,14 @@ def time_kernels(n: int, m: int, p: int, picks: int, repeats: int, ranks: Ranks 
 def on_ranks(size: dict[str, int], repeats: int, ranks: int) -> dict[str, Any]:
     """:func:`time_kernels` by several ranks."""
     command = ["mpirun", "-n", str(ranks), "--bind-to", "none", "--oversubscribe", sys.executable, "-m", "mpi4py"]
-    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # containers
+    openmpi = {
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+    }
     done = subprocess.run(
         [*command, __file__, "--rank", json.dumps({**size, "repeats": repeats})],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **root},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **openmpi},
         stdout=subprocess.PIPE,
         text=True,
         timeout=3600,
