@@ -144,7 +144,7 @@ def test_the_ranks_of_a_label_are_on_its_own_nodes(
                 launch=settings.launch,
             )
             futures.append(steps.submit(task))
-        results = [future.result(timeout=150) for future in futures]
+        results = [future.result(timeout=240) for future in futures]
     cluster.wait_until_empty(prefix)
     assert [result.status for result in results] == [Status.DONE] * len(results), [result.reason for result in results]
     ranks = ranks_by_label(log)
@@ -189,7 +189,7 @@ def test_silicon_is_labelled_by_quantum_espresso_over_two_nodes_each_label_once(
 ) -> None:
     site["label"].update(nodes_per_block=2, cores_per_node=1, drain="00:04:00")
     silicon = campaign(bulk("Si", a=5.43), SILICON, site, ranks=2, nodes=2, mpi=SRUN)
-    silicon.run(170)
+    silicon.run(300)
     silicon.assert_complete()
     labelled = silicon.events("labelled")
     assert len(silicon.events("trained")) == 2, "two rounds"
@@ -206,12 +206,12 @@ def test_a_driver_killed_among_cp2k_s_labels_goes_on_and_makes_no_finished_one_a
     molecule = Atoms("HH", positions=[[2.5, 2.5, 2.1], [2.5, 2.5, 2.86]], cell=[5.0, 5.0, 5.0], pbc=True)
     hydrogen = campaign(molecule, HYDROGEN, site, ranks=1)
     hydrogen.start()
-    hydrogen.wait_for("labelled", 2)
+    hydrogen.wait_for("labelled", 2, timeout_s=180)
     wait_until(hydrogen.at_work, "a calculation under way", 60)
     recorded = len(hydrogen.events("labelled"))
     under_way = set(hydrogen.at_work())
     hydrogen.kill()
-    hydrogen.run(170)
+    hydrogen.run(300)
     assert sorted(event["number"] for event in hydrogen.events("labelled")) == list(range(BUDGET))
     assert hydrogen.events("stopped")[-1]["reason"] == "budget", hydrogen.story()
     ended: Counter[str] = hydrogen.calculations("ended")
