@@ -265,7 +265,12 @@ def test_time_limits_of_programs_mean_nothing_to_a_reference_in_the_worker(tmp_p
 def test_what_helps_failing_labels_may_change_and_the_level_of_theory_may_not(tmp_path: Path) -> None:
     path = write(tmp_path, {**MINIMAL, "labels": {"reference": QE, "budget": 64}})
     old = load_campaign(path).settings
-    allowed = ["site.kind=local_htex", "site.launch.time_limit=60", "labels.reference.max_steps=300", "labels.recovery.max_tries=2"]
+    allowed = [
+        "site.kind=local_htex",
+        "site.launch.time_limit=60",
+        "labels.reference.max_steps=300",
+        "labels.recovery.max_tries=2",
+    ]
     allowed += ["labels.energy_window_eV_per_atom=null", "labels.reference.pseudopotentials=/elsewhere/sssp"]
     new = load_campaign(path, allowed).settings
     assert refused_changes(old, new) == []

@@ -175,7 +175,11 @@ def test_a_site_file_that_cannot_be_used_is_one_line_with_a_remedy(tmp_path: Pat
         ),
         ("account: ours", "walltime: 3600", "it belongs at site.walk.walltime or site.label.walltime"),
         ("account: ours", "walk_slots: 2", "only kind: inline or local_threads or local_htex has it"),
-        ("account: ours", "walk_slots: 2", "and this is kind: slurm, which knows walk_task_s, launch, train_ranks, kind, account"),
+        (
+            "account: ours",
+            "walk_slots: 2",
+            "and this is kind: slurm, which knows walk_task_s, launch, train_ranks, kind, account",
+        ),
         ("account: ours", "account: 1234", "site.account: not text; found 1234; put it in quotes"),
         ('"12:00:00"', "12 hours", "'12 hours' is not a wall time; write HH:MM:SS"),
         ('"12:00:00"', "1:30", "'1:30' is not a wall time"),
