@@ -18,7 +18,7 @@ def test_a_campaign_spends_its_budget_with_two_ranks_and_leaves_nothing_behind(t
     )
     outcome = small_campaign.run(tmp_path / "campaign", settings)
     state = Store(tmp_path / "campaign").state()
-    assert outcome.end.reason is EndReason.BUDGET
+    assert outcome.reason is EndReason.BUDGET
     assert len(state.models) == 2
     ranks = [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"pipeline.mpi" in _bytes(path)]
     assert not [path for path in ranks if str(tmp_path).encode() in _bytes(path)]
