@@ -127,6 +127,8 @@ class Driver:
             if stopped is not None and end is not None and end.reason is stopped.reason:
                 return self._outcome(end)
             self._tell(resumed)
+            for row in self.state.round_labels:  # a killed driver may have recorded labels and not cleared up
+                self.store.clear_scratch(Request(Work.LABEL, row.round, row.item).name)
         while True:
             leave = leave_requested()
             end = self._hand_out(stop_requested() or leave)

@@ -246,6 +246,18 @@ def test_tasks_know_the_energies_that_the_labels_before_their_round_make_plausib
         assert task.limits.energy_eV == (None if expected is None else pytest.approx(expected))
 
 
+def test_what_a_killed_driver_left_of_recorded_labels_is_removed_by_the_next(tmp_path):
+    asked = iter([False])
+    campaign = Campaign.create_or_open(settings(labels__budget=18), systems(), tmp_path / "c")
+    campaign.run(MadeUpSteps(capacity=3), stop_requested=lambda: next(asked, True))
+    store = campaign.store
+    (first, *_) = events_of(store, Labelled)
+    assert first.round == store.state().round
+    store.scratch_of("label-r0000-0000").mkdir()
+    run(tmp_path / "c", carry_out)
+    assert not any(store.scratch.iterdir())
+
+
 def test_a_full_disk_is_no_failure_of_a_label(tmp_path):
     class Full(MadeUpSteps):
         def _end(self, future, task) -> None:
