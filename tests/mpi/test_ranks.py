@@ -1,5 +1,7 @@
 """Several ranks come to the result of one process."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,9 @@ pytestmark = pytest.mark.parametrize("ranks", [2, 3])
 def alone():
     """What one process finds."""
     torch.set_num_threads(1)
-    return {case: compute(ALONE) for case, compute in CASES.items()}
+    found = {case: compute(ALONE) for case, compute in CASES.items()}
+    assert "mpi4py" not in sys.modules
+    return found
 
 
 def test_all_methods_pick_the_same_candidates_on_every_rank_as_one_process(alone, on_ranks, ranks):

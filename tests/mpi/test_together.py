@@ -131,6 +131,13 @@ def test_ranks_end_with_their_worker(tmp_path, launch):
     assert not processes_in(tmp_path)
 
 
+def test_workers_without_mpi4py_are_told_how_to_get_it(tmp_path, launch, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    result = run_train(train_task(tmp_path / "a", copper(2), launch, ranks=2))
+    assert result.status is Status.FAILED
+    assert "farwalk[mpi]" in result.reason
+
+
 def test_a_launcher_that_is_missing_is_a_failure_that_names_the_setting(tmp_path, launch):
     nowhere = launch.model_copy(update={"mpi": "no-such-mpirun -n {ranks}"})
     result = run_train(train_task(tmp_path / "a", copper(2), nowhere, ranks=2))
