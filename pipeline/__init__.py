@@ -18,7 +18,7 @@ The map, bottom-up: a module imports only from modules above itself.
 ``potentials``         the contract, GM-NN, model files, the ASE calculator
 ``bias``               forces of E − τ s u, and the controller of s
 ``dynamics``           BAOAB walkers in batches, stop checks, refill
-``references``         what labels: ASE calculators, OpenMM
+``references``         what labels: CP2K, Quantum ESPRESSO, ASE, OpenMM; how a failed label is tried again
 ``structures``         start structures, read and checked
 ``initial``            the first frames to label
 ``intake``             campaign file and structures together, or one error with all that is wrong
