@@ -13,7 +13,7 @@ from ase.data import atomic_numbers
 
 from pipeline.references.ase_calculator import EMTLabeler, calculator_labeler
 from pipeline.references.base import Labeler
-from pipeline.references.cp2k import CP2KLabeler, cp2k_facts
+from pipeline.references.cp2k import CP2KLabeler, cp2k_facts, cp2k_numbers
 from pipeline.references.openmm import OpenMMLabeler, read_topology, topology_numbers
 from pipeline.references.quantum_espresso import QuantumEspressoLabeler, espresso_facts, espresso_numbers
 from pipeline.settings.dft import CP2KReference, QuantumEspressoReference
@@ -74,7 +74,9 @@ def supported_elements(settings: Reference) -> frozenset[int] | None:
             return frozenset(int(z) for z in topology_numbers(read_topology(settings)))
         case QuantumEspressoReference():
             return espresso_numbers(settings)
-        case ASEReference() | CP2KReference():
+        case CP2KReference():
+            return cp2k_numbers(settings)
+        case ASEReference():
             return None
 
 

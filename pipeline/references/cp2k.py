@@ -5,6 +5,8 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
+from ase.data import atomic_numbers
+
 from pipeline.errors import MissingFileError
 from pipeline.frames import Frame
 from pipeline.records import Cause, Measure
@@ -18,6 +20,7 @@ from pipeline.references.cp2k_input import (
     ask_for,
     content_digest,
     insert_structure,
+    kinds_of,
     own_files,
     preset,
     read_template,
@@ -175,6 +178,18 @@ def require_files(settings: CP2KReference) -> None:
                     f"labels.reference.{key}: {name}: there is no such file.",
                     f"Correct labels.reference.{key}: files of yours by path, CP2K's own by name.",
                 )
+
+
+def cp2k_numbers(settings: CP2KReference) -> frozenset[int] | None:
+    """Atomic numbers that a template describes; None: presets leave that to CP2K's basis sets.
+
+    Raises:
+        SettingsError: the template cannot be used.
+    """
+    if settings.template is None:
+        return None
+    known = kinds_of(read_template(Path(settings.template)))
+    return None if known is None else frozenset(atomic_numbers[symbol] for symbol in known if symbol in atomic_numbers)
 
 
 def cp2k_facts(settings: CP2KReference) -> dict[str, object]:

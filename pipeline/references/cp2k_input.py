@@ -122,7 +122,7 @@ def insert_structure(tree: Section, geometry: Geometry, *, template: bool) -> No
     force_eval = tree.at("FORCE_EVAL")
     subsys = force_eval.at("SUBSYS")
     if template:
-        _require_kinds(force_eval, geometry)
+        _require_kinds(tree, geometry)
     box = subsys.find("CELL")
     if geometry.periodic == "NONE" and template and box is not None:
         subsys.replace(Section("TOPOLOGY", items=[Section("CENTER_COORDINATES")]))
@@ -247,12 +247,23 @@ def _kind(settings: CP2KReference, element: str) -> Section:
     return kind
 
 
-def _require_kinds(force_eval: Section, geometry: Geometry) -> None:
+def kinds_of(tree: Section) -> frozenset[str] | None:
+    """Symbols of the elements that a template describes; None where it takes all.
+
+    A kind of another name, such as Fe1, is none of them: structures name elements alone.
+    """
+    force_eval = tree.at("FORCE_EVAL")
     if (force_eval.at("DFT", "QS").value("METHOD") or "GPW").upper() in _WITHOUT_KINDS:
-        return
-    known = {kind.parameter.upper() for kind in force_eval.at("SUBSYS").sections("KIND")}
-    missing = [element for element in geometry.elements if element.upper() not in known]
-    if missing and "DEFAULT" not in known:
+        return None
+    kinds = force_eval.at("SUBSYS").sections("KIND")
+    known = frozenset(word.capitalize() for kind in kinds for word in kind.parameter.split()[:1])
+    return None if "Default" in known else known
+
+
+def _require_kinds(tree: Section, geometry: Geometry) -> None:
+    known = kinds_of(tree)
+    missing = [element for element in geometry.elements if known is not None and element not in known]
+    if missing:
         raise CalculationFailed(
             Cause.BAD_INPUT,
             f"the template has no &KIND {missing[0]}, which the structure holds.",

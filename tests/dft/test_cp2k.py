@@ -21,6 +21,7 @@ from pipeline.settings.launch import LaunchSettings
 SMALL = CP2KReference(preset="pbe", basis="SZV-MOLOPT-SR-GTH", cutoff_Ry=200, rel_cutoff_Ry=40)
 WATER = SMALL.model_copy(update={"preset": "pbe-d3", "cutoff_Ry": 250.0})
 METAL = SMALL.model_copy(update={"smearing": Smearing(width_eV=0.1), "kpoints": KPoints(mesh=(2, 1, 1))})
+COARSE = METAL.model_copy(update={"cutoff_Ry": 120.0})
 RESTARTS = "label-RESTART.wfn"
 
 Label = Callable[..., tuple[Properties, Path]]
@@ -28,12 +29,16 @@ Label = Callable[..., tuple[Properties, Path]]
 
 @pytest.fixture(scope="session")
 def label(tmp_path_factory: pytest.TempPathFactory, launch: LaunchSettings) -> Label:
-    """A real calculation in a directory of its own: its label and the directory."""
+    """A real calculation in a directory of its own: its label and the directory; the same question is asked once."""
+    known: dict[str, tuple[Properties, Path]] = {}
 
     def compute(frame: Frame, settings: CP2KReference, *measures: Measure, **more: object) -> tuple[Properties, Path]:
-        directory = tmp_path_factory.mktemp("cp2k")
-        calculation = Calculation(directory=directory, measures=measures, launch=launch, time_s=120, **more)
-        return CP2KLabeler(settings).label(frame, calculation), directory
+        question = repr((frame.identity, settings, measures, more))
+        if question not in known:
+            directory = tmp_path_factory.mktemp("cp2k")
+            calculation = Calculation(directory=directory, measures=measures, launch=launch, time_s=120, **more)
+            known[question] = CP2KLabeler(settings).label(frame, calculation), directory
+        return known[question]
 
     return compute
 
@@ -77,8 +82,7 @@ def test_forces_and_stress_of_water_are_derivatives_of_its_energy(label: Label, 
 
 
 def test_forces_and_stress_of_silicon_are_derivatives_of_its_free_energy(label: Label, silicon: Frame) -> None:
-    coarse = METAL.model_copy(update={"cutoff_Ry": 120.0})
-    assert_derivatives(label, silicon, coarse, forces=5e-3, stress=2e-4)
+    assert_derivatives(label, silicon, COARSE, forces=5e-3, stress=2e-4)
 
 
 def test_forces_of_a_molecule_without_periodicity_are_derivatives_of_its_energy(label: Label) -> None:
@@ -157,8 +161,7 @@ def test_a_measure_gives_the_plain_result(
 
 @pytest.mark.parametrize("measure", [Measure.GENTLE_MIXING, Measure.OTHER_SOLVER, Measure.SMEARED_START])
 def test_a_measure_gives_the_plain_result_for_a_metal_too(label: Label, silicon: Frame, measure: Measure) -> None:
-    metal = METAL.model_copy(update={"cutoff_Ry": 120.0})
-    assert_same(label(silicon, metal, measure)[0], label(silicon, metal)[0])
+    assert_same(label(silicon, COARSE, measure)[0], label(silicon, COARSE)[0])
 
 
 def test_more_steps_go_on_where_the_try_before_ended(

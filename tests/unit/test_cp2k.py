@@ -11,7 +11,7 @@ from pipeline.errors import SettingsError
 from pipeline.frames import Frame
 from pipeline.records import Cause, Measure
 from pipeline.references.base import CalculationFailed
-from pipeline.references.build import reference_digest
+from pipeline.references.build import reference_digest, supported_elements
 from pipeline.references.cp2k import CP2KLabeler, cp2k_facts
 from pipeline.references.cp2k_geometry import place
 from pipeline.references.cp2k_input import ask_for, insert_structure, preset, read_template
@@ -283,6 +283,14 @@ def test_a_template_without_an_element_of_the_structure_is_refused_by_name(templ
     with pytest.raises(CalculationFailed, match="no &KIND Cu") as failed:
         filled(template, copper)
     assert failed.value.cause is Cause.BAD_INPUT
+
+
+def test_a_template_says_which_elements_it_takes(template: Path) -> None:
+    settings = CP2KReference(template=str(template))
+    assert supported_elements(settings) == {1, 8}
+    (template.parent / "kinds.inc").write_text(KINDS + "&KIND DEFAULT\n&END\n")
+    assert supported_elements(settings) is None
+    assert supported_elements(CP2KReference(preset="pbe")) is None
 
 
 @pytest.mark.parametrize(
