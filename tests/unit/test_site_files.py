@@ -305,3 +305,15 @@ def test_the_site_file_of_the_readme_is_right_and_its_table_knows_every_key() ->
     described = set(re.findall(r"`(\w+)`", text))
     keys = {*SlurmSite.model_fields, *Allocation.model_fields} - {"kind"}
     assert keys <= described
+
+
+@pytest.mark.parametrize("name", READY)
+def test_every_ready_site_can_hold_labels_that_programs_make(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "campaign.yaml"
+    path.write_text(MINIMAL.replace("{kind: emt}", "{kind: cp2k, preset: pbe}") + f"site: {{file: {name}}}\n")
+    draft = read_draft(path, library=LIBRARY)
+    assert draft.problems == ()
+    assert draft.settings is not None
+    launch = draft.settings.site.launch
+    assert launch.is_srun is isinstance(draft.settings.site, SlurmSite)
+    assert "{ranks}" in launch.mpi
