@@ -80,5 +80,7 @@ def _own_error(routine: str, text: str) -> CalculationFailed:
 
 
 def _last_line(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    """The last words of pw.x, before those of OpenMPI about it."""
+    words = output.partition("MPI_ABORT was invoked")[0].splitlines()
+    lines = [line.strip() for line in words if any(character.isalpha() for character in line)]
     return lines[-1][:200] if lines else "it printed nothing"

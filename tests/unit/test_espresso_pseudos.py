@@ -5,12 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
+from ase.build import bulk
 from ase.data import atomic_numbers
 
 from pipeline.errors import SettingsError
+from pipeline.frames import Frame
 from pipeline.references import build_reference, reference_digest, supported_elements
 from pipeline.references.espresso_pseudos import Family, settings_family
 from pipeline.settings.dft import QuantumEspressoReference
+from pipeline.structures import reference_problems
 
 UPF_2 = """<UPF version="2.0.1">
 <PP_INFO>
@@ -105,6 +108,16 @@ def test_several_files_of_an_element_must_be_chosen_from(tmp_path: Path) -> None
         found.choose(["Si", "O"])
     with pytest.raises(SettingsError, match="no file for C"):
         found.choose(["C"])
+
+
+def test_a_campaign_that_must_choose_is_told_so_before_it_starts(tmp_path: Path) -> None:
+    put(tmp_path, "Si.pbe.UPF", wfc="30", rho="120")
+    put(tmp_path, "Si.lda.UPF")
+    put(tmp_path, "O.UPF", element="O", wfc="30", rho="120")
+    frames = {"si": (Frame.from_atoms(bulk("Si"), system="si"),)}
+    (problem,) = reference_problems(settings(tmp_path), frames, tmp_path)
+    assert "Si.lda.UPF, Si.pbe.UPF" in problem
+    assert not reference_problems(settings(tmp_path, pseudopotential_of={"Si": "Si.pbe.UPF"}), frames, tmp_path)
 
 
 def test_named_files_are_the_whole_family(tmp_path: Path) -> None:
