@@ -15,7 +15,7 @@ from pipeline.frames import FloatArray
 from pipeline.records import Cause
 from pipeline.references.base import CalculationFailed
 from pipeline.references.cp2k_geometry import AXES, Geometry
-from pipeline.references.cp2k_scf import WRITE_EVERY, is_polarised, scf_section
+from pipeline.references.cp2k_scf import is_polarised, scf_section
 from pipeline.references.cp2k_tree import Section, read_tree, unquoted
 from pipeline.settings.dft import CP2KReference, KPoints
 
@@ -26,6 +26,8 @@ INTERFACE = f"{PROJECT}.scine"
 DIGITS = 12
 """Decimals of the forces, atomic units."""
 D3_RANGE_A = 16.0
+WRITE_EVERY = 5
+"""SCF steps between two restart files: what a try that runs out of time has to do again."""
 _WITHOUT_KINDS = {"XTB", "DFTB", "AM1", "PM3", "PM6", "PM6-FM", "MNDO", "MNDOD", "PDG", "RM1", "PNNL"}
 """Quickstep methods that know their elements themselves."""
 

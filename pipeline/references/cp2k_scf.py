@@ -18,8 +18,6 @@ WIDE_eV = 0.3
 """Smearing of SMEARED_START, or three times the settings' own where that is wider."""
 SMEARED_CONVERGENCE = 1e-5
 SMEARED_STEPS = 60
-WRITE_EVERY = 5
-"""SCF steps between two restart files: what a try that runs out of time has to do again."""
 DIRECT = "DIRECT_P_MIXING"
 """CP2K's own mixing, of density matrices; good for insulators."""
 _CP2K_STEPS = 50
@@ -40,7 +38,6 @@ def scf_section(settings: CP2KReference) -> Section:
     if settings.smearing is not None:
         moment = None if settings.multiplicity is None else str(settings.multiplicity - 1)
         _smear(scf, settings.smearing.width_eV, polarised=is_polarised(settings), moment=moment)
-    scf.at("PRINT", "RESTART", "EACH").put("QS_SCF", WRITE_EVERY)
     return scf
 
 
