@@ -15,10 +15,8 @@ from apps.cli.places import may_have_jobs
 from apps.slurm.client import driver_jobs
 from apps.slurm.names import job_prefix
 from pipeline.errors import SiteError
-from pipeline.faults import REMEDIES, systematic_fault
 from pipeline.lock import holder_of
 from pipeline.monitor.tables import RoundRow, round_rows
-from pipeline.settings import CampaignSettings
 from pipeline.store import Store
 
 RECENT_S = 3600.0
@@ -43,22 +41,17 @@ def show_status(directory: Path) -> None:
     OUT.print(headline(board, holder, "" if holder else queued_driver(store)), markup=False)
     OUT.print(board.summary(), markup=False)
     OUT.print(spent(board), markup=False)
-    if board.is_paused and (remedy := pause_remedy(store)):
-        OUT.print(f"{remedy} Then: farwalk relabel {directory}, and `farwalk run` or `farwalk submit`.", markup=False)
+    stopped = store.state().stopped
+    if board.is_paused and stopped is not None:
+        OUT.print(
+            f"{stopped.remedy} Then: farwalk relabel {directory}, and `farwalk run` or `farwalk submit`.", markup=False
+        )
     elif board.failed:
         OUT.print(f"why labels failed, and what was tried: farwalk failures {directory}", markup=False)
     for when, line in board.recent_notices(time.time(), RECENT_S):
         OUT.print(f"{duration(time.time() - when)} ago: {line}", markup=False)
     if board.version:
         OUT.print(rounds_table(round_rows(store)))
-
-
-def pause_remedy(store: Store) -> str:
-    """What to do about the fault that paused labelling; empty where there is none any more."""
-    state = store.state()
-    recovery = CampaignSettings.model_validate(state.settings).labels.recovery
-    fault = systematic_fault(state.recent, recovery)
-    return REMEDIES[fault.cause] if fault else ""
 
 
 def queued_driver(store: Store) -> str:
