@@ -41,8 +41,7 @@ def show_status(directory: Path) -> None:
     OUT.print(headline(board, holder, "" if holder else queued_driver(store)), markup=False)
     OUT.print(board.summary(), markup=False)
     OUT.print(spent(board), markup=False)
-    stopped = store.state().stopped
-    if board.is_paused and stopped is not None:
+    if board.is_paused and (stopped := store.state().stopped) is not None:
         OUT.print(
             f"{stopped.remedy} Then: farwalk relabel {directory}, and `farwalk run` or `farwalk submit`.", markup=False
         )
