@@ -38,7 +38,7 @@ def ranks_in(directory: Path) -> list[int]:
     return [pid for pid in processes_in(directory) if Path(f"/proc/{pid}/exe").resolve() == python]
 
 
-def wait_for_epochs(directory: Path, seconds: float = 60.0) -> None:
+def wait_for_epochs(directory: Path, seconds: float = 120.0) -> None:
     """Until the ranks of a training are at work."""
     until = time.monotonic() + seconds
     while not (directory / "progress.json").exists():
@@ -81,11 +81,10 @@ def test_two_ranks_select_the_picks_of_one_process(tmp_path, launch):
 def test_a_damaged_file_is_a_failure_that_names_it_on_whichever_rank(tmp_path, launch):
     task = select_task(tmp_path / "a", pool(30), launch)
     bad = FileRef(path=task.candidates[1].path, sha256="0" * 64)
-    began = time.monotonic()
     result = run_select(replace(task, candidates=(task.candidates[0], bad, *task.candidates[2:]), ranks=2))
     assert result.status is Status.FAILED
     assert "c1.h5" in result.reason
-    assert time.monotonic() - began < SOON_S
+    assert not processes_in(tmp_path)
 
 
 def test_a_rank_that_is_killed_again_fails_the_training_at_once_and_leaves_nothing(tmp_path, launch):
