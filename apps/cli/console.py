@@ -17,8 +17,9 @@ def duration(seconds: float) -> str:
 
 
 def core_hours(core_s: float) -> str:
-    """Hours of one core, three digits; ``0`` for none."""
-    return f"{core_s / 3600:.3g}"
+    """Hours of one core, three digits; ``0`` for none, and nothing below a thousandth."""
+    hours = core_s / 3600
+    return "<0.001" if 0 < hours < 0.001 else f"{hours:.3g}"
 
 
 def size(count: float) -> str:

@@ -64,7 +64,8 @@ class Display:
         if isinstance(event, LabelFailed):
             tries = f" after {len(event.tries)} tries" if len(event.tries) > 1 else ""
             why = f"label {event.number} failed{tries}, {event.cause.value}: {event.reason}"
-            OUT.print(self._stamped(f"{why} ({event.scratch})"), markup=False)
+            place = "" if event.scratch in event.reason else f" ({event.scratch})"
+            OUT.print(self._stamped(f"{why}{place}"), markup=False)
         if isinstance(event, Noticed | TaskLost):
             OUT.print(self._stamped(notice_line(event)), markup=False)
         if isinstance(event, TaskFailed):
