@@ -47,9 +47,12 @@ def worker_command(python: str = sys.executable) -> str:
 def interchange_command() -> list[str]:
     """The interchange with the running interpreter, deaf to Ctrl-C, which is for the driver: it lets running tasks finish.
 
-    Where the system can, the interchange dies with the driver, and the workers end after it.
+    Where the system can, the interchange has a session of its own, since Parsl waits for ever for one that a signal to the
+    driver's whole process group ended, and it dies with the driver; the workers end after it.
     """
     python = [sys.executable, "-P", "-m", "parsl.executors.high_throughput.interchange"]
     guard = shutil.which("setpriv")
     command = [guard, "--pdeathsig", "KILL", *python] if guard else python
+    if alone := shutil.which("setsid"):
+        command = [alone, *command]
     return ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
