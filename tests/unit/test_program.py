@@ -238,7 +238,7 @@ from pipeline.references import Calculation
 from pipeline.references.program import run_program
 from pipeline.settings.launch import LaunchSettings
 launch = LaunchSettings(environment={environment!r})
-text = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+text = "import os, time; open('rank-' + str(os.getpid()), 'w').close(); time.sleep(60)"
 calculation = Calculation(directory=Path(sys.argv[1]), launch=launch, ranks=int(sys.argv[2]))
 run_program(sys.executable, ["-c", text], calculation, output="out")
 """
@@ -250,7 +250,7 @@ def test_whatever_ends_the_worker_ends_its_program(tmp_path, which, ranks):
     worker = subprocess.Popen(
         [sys.executable, "-c", WORKER.format(environment=ROOT_MAY), tmp_path, str(ranks)], stderr=subprocess.DEVNULL
     )
-    wait_for(lambda: (tmp_path / "out").exists() and (tmp_path / "out").read_text().count("\n") == ranks)
+    wait_for(lambda: len(ranks_in(tmp_path)) == ranks)
     assert len(processes_of(tmp_path)) >= ranks
     worker.send_signal(which)
     worker.wait(20)
@@ -260,9 +260,8 @@ def test_whatever_ends_the_worker_ends_its_program(tmp_path, which, ranks):
 @mpi
 def test_ranks_do_not_outlive_a_killed_mpi_launcher(tmp_path):
     worker = subprocess.Popen([sys.executable, "-c", WORKER.format(environment=ROOT_MAY), tmp_path, "2"])
-    wait_for(lambda: (tmp_path / "out").exists() and (tmp_path / "out").read_text().count("\n") == 2)
-    ranks = {int(line) for line in (tmp_path / "out").read_text().splitlines()}
-    for pid in set(processes_of(tmp_path)) - ranks:
+    wait_for(lambda: len(ranks_in(tmp_path)) == 2)
+    for pid in set(processes_of(tmp_path)) - ranks_in(tmp_path):
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not processes_of(tmp_path), seconds=8)
     worker.wait(20)
@@ -277,6 +276,11 @@ def test_only_processes_of_the_directory_are_ended(tmp_path):
     assert other.poll() is None
     other.kill()
     other.wait()
+
+
+def ranks_in(directory: Path) -> set[int]:
+    """Processes of the ranks that began."""
+    return {int(path.name.removeprefix("rank-")) for path in directory.glob("rank-*")}
 
 
 def wait_for(condition, seconds: float = 20.0) -> None:
