@@ -147,7 +147,7 @@ class ScanRun:
             # what a coarse value gives is to be seen, not refused
             limits=Limits(max_force_eV_per_A=labels.max_force_eV_per_A),
             recovery=labels.recovery,
-            launch=self.settings.site.launch,
+            launch=self.settings.site.label_launch,
         )
 
     def _results(self, futures: dict[Future[Result], str], texts: dict[str, str]) -> dict[str, LabelResult | str]:

@@ -158,7 +158,7 @@ class TaskMaker:
                 energy_eV=self._window.limits(frame.numbers, state),
             ),
             recovery=labels.recovery,
-            launch=self._settings.site.launch,
+            launch=self._settings.site.label_launch,
             guess=self.guesses.nearest(frame) if from_guess else "",
             keep_guess=from_guess,
         )

@@ -132,7 +132,7 @@ class Trial:
                 max_net_force_eV_per_A=self.settings.labels.max_net_force_eV_per_A,
             ),
             recovery=self.settings.labels.recovery,
-            launch=self.settings.site.launch,
+            launch=self.settings.site.label_launch,
         )
 
     def _train(self, labels: list[Label]) -> tuple[ModelRef, float]:

@@ -101,7 +101,7 @@ def _planned(measures: tuple[Measure, ...], launch: LaunchSettings, ranks: int, 
         measures=measures,
         ranks=_halved(ranks, measures.count(Measure.FEWER_RANKS), launch),
         memory_GB=None if memory_GB is None else memory_GB * 2 ** measures.count(Measure.MORE_MEMORY),
-        time_s=float(launch.time_limit * 2 ** measures.count(Measure.MORE_TIME)),
+        time_s=float(launch.limit_s * 2 ** measures.count(Measure.MORE_TIME)),
         previous=previous,
         guess=KEEPS_GUESS.issuperset(measures),
     )

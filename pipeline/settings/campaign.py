@@ -85,7 +85,7 @@ class CampaignSettings(Settings):
         """Whether one try of a label can end before the job it runs in does."""
         if not isinstance(self.site, SlurmSite) or not isinstance(self.labels.reference, ElectronicSettings):
             return []
-        limit_s, job = self.site.launch.time_limit, self.site.label
+        limit_s, job = self.site.label_launch.limit_s, self.site.label
         if limit_s >= job.walltime:
             return [
                 f"site.launch.time_limit ({limit_s} s) does not fit into site.label.walltime ({job.walltime} s); "

@@ -8,6 +8,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pipeline.settings.allocation import Walltime
 from pipeline.settings.model import Settings
 
+LONGEST_S = 7200
+"""Wall time of one try where nothing is said, seconds."""
+
 
 class ProgramSettings(Settings):
     """Programs by name or path, as the workers find them."""
@@ -34,13 +37,20 @@ class LaunchSettings(Settings):
     memory_GB: PositiveFloat | None = Field(
         None, description="address space one rank may take at most, GB [default: no cap]"
     )
-    time_limit: Walltime = Field(
-        7200, description="wall time of one try of a label: HH:MM:SS or seconds; a longer one is tried where it ran out"
+    time_limit: Walltime | None = Field(
+        None,
+        description="wall time of one try of a label: HH:MM:SS or seconds; a longer one is tried where it ran out "
+        "[default: 2 h; in SLURM jobs what label.drain leaves]",
     )
     environment: dict[str, str] = Field(default_factory=dict, description="variables of the program, NAME: value")
     container: str = Field(
         "", description="command before the program on every rank, e.g. apptainer exec --bind /scratch cp2k.sif"
     )
+
+    @property
+    def limit_s(self) -> int:
+        """Wall time of one try, seconds."""
+        return self.time_limit if self.time_limit is not None else LONGEST_S
 
     @property
     def is_srun(self) -> bool:

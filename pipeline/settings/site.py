@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.settings.allocation import Allocation, DriverJob
-from pipeline.settings.launch import LaunchSettings
+from pipeline.settings.launch import LONGEST_S, LaunchSettings
 from pipeline.settings.model import Settings
 
 WORK = ("walk", "label", "select", "train")
@@ -23,6 +23,11 @@ class SiteSettings(Settings):
         default_factory=LaunchSettings, description="how the program of an external reference is started"
     )
     train_ranks: PositiveInt = Field(1, description="MPI ranks of training and selection; 1: without MPI")
+
+    @property
+    def label_launch(self) -> LaunchSettings:
+        """``launch`` as labels have it, with the time limit that holds here."""
+        return self.launch
 
     @property
     def routes(self) -> dict[str, str]:
@@ -91,6 +96,13 @@ class SlurmSite(SiteSettings):
     train: Allocation | None = Field(None, description="jobs of the trainer [default: it shares those of walk]")
     select: Allocation | None = Field(None, description="jobs of the selector [default: it shares those of train]")
     driver: DriverJob = Field(default_factory=DriverJob, description="the driver's own job, see `farwalk submit`")
+
+    @property
+    def label_launch(self) -> LaunchSettings:
+        """``launch`` as labels have it: without a time limit of its own, a try ends before its job does."""
+        if self.launch.time_limit is not None:
+            return self.launch
+        return self.launch.model_copy(update={"time_limit": min(LONGEST_S, self.label.drain_s)})
 
     @property
     def routes(self) -> dict[str, str]:

@@ -63,7 +63,7 @@ def test_whatever_happens_a_label_ends_and_no_try_is_made_twice(causes, can, mem
         assert can.issuperset(plan.measures)
         assert plan.measures[-1] in LADDER[cause]
         assert plan.ranks >= nodes
-        assert plan.time_s <= 4 * launch.time_limit
+        assert plan.time_s <= 4 * launch.limit_s
         assert bool(plan.previous) == (plan.measures[-1] in GOES_ON)
 
 
