@@ -155,6 +155,8 @@ class Trial:
             progress=str(self.directory / "progress.json"),
             seed=seed_for(settings.seed, Stream.TRAIN, 0, 0),
             threads=settings.site.train_threads,
+            ranks=settings.site.train_ranks,
+            launch=settings.site.launch,
         )
         result, seconds = self._measured("train", task)
         assert isinstance(result, TrainResult)

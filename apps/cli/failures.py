@@ -194,7 +194,7 @@ def _plain(found: Failures, causes: Sequence[Cause] | None, directory: Path) -> 
                 "helped": [measure.value for measure in row.measures],
                 "tries": [_plain_try(one, None) for one in row.tries],
             }
-            for row in found.recovered
+            for row in (found.recovered if causes is None else ())
         ],
     }
 

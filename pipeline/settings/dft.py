@@ -3,6 +3,7 @@
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic.fields import FieldInfo
 
 from pipeline.settings.model import Settings
 
@@ -130,6 +131,11 @@ class QuantumEspressoReference(ElectronicSettings):
     def _template_alone(self) -> Self:
         if self.charges:
             raise ValueError("charges is true, but pw.x prints no atomic charges; leave it out")
+        if self.cutoff_Ry and self.density_cutoff_Ry and self.density_cutoff_Ry < 4 * self.cutoff_Ry:
+            raise ValueError(
+                f"density_cutoff_Ry is {self.density_cutoff_Ry:g}, but products of wave functions reach to four times "
+                f"cutoff_Ry ({self.cutoff_Ry:g}); raise it to {4 * self.cutoff_Ry:g} or more"
+            )
         if self.template is not None:
             kept = (
                 "template",
@@ -143,8 +149,14 @@ class QuantumEspressoReference(ElectronicSettings):
         return self
 
 
+def _default(field: FieldInfo) -> object:
+    return field.get_default(call_default_factory=True, validated_data={})
+
+
 def _refuse_beside_template(settings: ElectronicSettings, kept: tuple[str, ...]) -> None:
-    if others := sorted(settings.model_fields_set - set(kept)):
+    # resolved settings name every field: what has its default value says nothing
+    said = {name for name, field in type(settings).model_fields.items() if getattr(settings, name) != _default(field)}
+    if others := sorted(said - set(kept)):
         raise ValueError(f"{', '.join(others)} cannot be given beside template: the template says it")
 
 

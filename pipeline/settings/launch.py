@@ -1,5 +1,6 @@
 """``site.launch:`` — how a machine starts the program behind a reference. Holds no physics."""
 
+import shlex
 from pathlib import PurePath
 from typing import Self
 
@@ -52,6 +53,14 @@ class LaunchSettings(Settings):
         """Wall time of one try, seconds."""
         return self.time_limit if self.time_limit is not None else LONGEST_S
 
+    def ranks_for(self, cores: int) -> int:
+        """MPI ranks of one label.
+
+        Args:
+            cores: that a label has on each of its nodes.
+        """
+        return self.ranks or self.nodes * max(1, cores // self.threads)
+
     @property
     def is_srun(self) -> bool:
         """Whether SLURM itself places the ranks."""
@@ -67,6 +76,11 @@ class LaunchSettings(Settings):
                 f"mpi: {self.mpi!r} may hold only {', '.join(f'{{{name}}}' for name in known)}; "
                 "write other braces twice"
             ) from None
+        for key, command in (("mpi", self.mpi), ("container", self.container)):
+            try:
+                shlex.split(command)
+            except ValueError as error:
+                raise ValueError(f"{key}: {command!r} cannot be taken apart: {error}; close every quote") from None
         if "{ranks}" not in self.mpi:
             raise ValueError(f"mpi: {self.mpi!r} does not say how many ranks; write {{ranks}} where their number goes")
         if self.ranks is not None and self.ranks < self.nodes:

@@ -121,7 +121,8 @@ class Trainer:
             self._epochs += 1
             if not math.isfinite(value):
                 return False
-            late = schedule.deadline is not None and self._ranks.broadcast(time.time()) > schedule.deadline
+            # one clock decides for all: ranks that disagree would wait for each other for ever
+            late = schedule.deadline is not None and self._ranks.broadcast(time.time() > schedule.deadline)
             if epoch % self._settings.validate_every == 0 or epoch == schedule.epochs or late:
                 score = self._validate(epoch, value)
                 if not math.isfinite(score):

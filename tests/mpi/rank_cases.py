@@ -6,6 +6,7 @@ Every rank writes what it found to DIRECTORY/RANK.json.
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,20 @@ def tasks(ranks: Ranks) -> dict[str, Any]:
             ranks,
         )
         found["train 2"] = [row["loss"] for row in trained.history]
+        found["train short"] = stopped_by_the_clock(ranks, directory / "short")
         ranks.gather(None)  # nobody removes what another one reads
     return found
+
+
+def stopped_by_the_clock(ranks: Ranks, directory: Path) -> bool:
+    """Whether a training whose ranks begin one after another ends by its time limit."""
+    task = None
+    if ranks.first:
+        settings = TrainingSettings(epochs=100_000, batch=4, max_s=3.0, patience=0)
+        task = train_task(directory, copper(6), LaunchSettings(), settings=settings)
+    task = ranks.broadcast(task)
+    time.sleep(0.5 * ranks.rank)
+    return carry_out(task, ANYWHERE, ranks).epochs < 100_000
 
 
 CASES: dict[str, Callable[[Ranks], Any]] = {"picks": picks, "same": same, "curves": curves, "tasks": tasks}

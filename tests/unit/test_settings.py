@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.errors import SettingsError
 from pipeline.settings import CampaignSettings
 from pipeline.settings.changes import changed_keys, is_resumable, refused_changes, science_digest
+from pipeline.settings.dft import CP2KReference, DFTReference, QuantumEspressoReference
 from pipeline.settings.keys import every_key
 from pipeline.settings.loading import dump_settings, load_campaign
 from pipeline.settings.site import SlurmSite
@@ -254,6 +255,24 @@ def test_a_laptop_is_one_node_with_the_cores_of_a_label_task(tmp_path: Path) -> 
     text = site_problems(tmp_path, {"kind": "local_htex", "launch": {"ranks": 2, "nodes": 2}})
     assert "only kind: slurm has more" in text
     assert "a label task has 1 cores (label_threads)" in text
+
+
+def test_a_try_of_a_label_takes_what_the_drain_leaves_where_no_limit_is_given(tmp_path: Path) -> None:
+    path = write(tmp_path, {**MINIMAL, "labels": {"reference": QE, "budget": 64}, "site": SLURM})
+    assert load_campaign(path, ["site.label.drain=00:40:00"]).settings.site.label_launch.limit_s == 2400
+    assert load_campaign(path, ["site.launch.time_limit=00:05:00"]).settings.site.label_launch.limit_s == 300
+    assert load_campaign(path, ["site={kind: local_htex}"]).settings.site.label_launch.limit_s == 7200
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        CP2KReference(template="my.inp", guess="nearest"),
+        QuantumEspressoReference(template="my.in", pseudopotentials="pseudo"),
+    ],
+)
+def test_resolved_settings_of_a_template_can_be_read_again(reference: DFTReference) -> None:
+    assert type(reference).model_validate(reference.model_dump(mode="json")) == reference
 
 
 def test_time_limits_of_programs_mean_nothing_to_a_reference_in_the_worker(tmp_path: Path) -> None:
