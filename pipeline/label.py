@@ -230,6 +230,7 @@ class _Labelling:
             wall_s=wall_s,
             core_s=self._cores * wall_s,
             directory=kept.name,
+            final=isinstance(error, CalculationFailed) and error.final,
         )
 
     def _record(self, labeler: Labeler, plan: Plan, tries: Tries, failed: Try, working: Path, *, cut: bool) -> Tries:

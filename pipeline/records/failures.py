@@ -46,7 +46,8 @@ class Measure(StrEnum):
     OTHER_SOLVER = "other_solver"
     """Another minimiser or diagonaliser."""
     SMEARED_START = "smeared_start"
-    """First converged with wide smearing, then from that density with the settings' own occupations."""
+    """First converged with wide smearing, then from that density with the settings' own occupations; a fresh start in pw.x
+    where wide smearing could lose a magnetic moment that is free."""
     MORE_TIME = "more_time"
     """Twice the time, from where the try before ended."""
     MORE_MEMORY = "more_memory"
@@ -64,6 +65,7 @@ class Try:
         measures: what it did differently from the settings.
         wall_s: its duration; core_s: duration × cores it held.
         directory: its files, relative to the scratch directory of the task.
+        final: no measure changes it: the label is not tried again.
     """
 
     cause: Cause
@@ -72,3 +74,4 @@ class Try:
     wall_s: float
     core_s: float
     directory: str
+    final: bool = False

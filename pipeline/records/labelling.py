@@ -55,7 +55,7 @@ class Limits:
 
     Attributes:
         max_force_eV_per_A: on one atom.
-        max_net_force_eV_per_A: |Σ F| / N; None: not checked.
+        max_net_force_eV_per_A: |Σ F| / √N, for noise of a grid is random from atom to atom; None: not checked.
         energy_eV: lowest and highest plausible energy; None: not checked.
     """
 

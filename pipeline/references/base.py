@@ -16,11 +16,12 @@ class CalculationFailed(Exception):
         cause: why, as the recovery ladder knows it.
         reason: one line: what, where, the value or the program's own words.
         remedy: what a person can change, naming the key or file; empty where there is nothing to say.
+        final: no measure changes it, whatever may help against the cause otherwise.
     """
 
-    def __init__(self, cause: Cause, reason: str, remedy: str = "") -> None:
+    def __init__(self, cause: Cause, reason: str, remedy: str = "", *, final: bool = False) -> None:
         super().__init__(cause, reason, remedy)
-        self.cause, self.reason, self.remedy = cause, reason, remedy
+        self.cause, self.reason, self.remedy, self.final = cause, reason, remedy, final
 
     def __str__(self) -> str:
         return f"{self.reason.rstrip('.')}. {self.remedy}" if self.remedy else self.reason

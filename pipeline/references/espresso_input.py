@@ -26,6 +26,8 @@ PREFIX = "label"
 SMEARING = {"fermi": "fermi-dirac", "gaussian": "gaussian", "cold": "marzari-vanderbilt"}
 LARGEST_STARTING_FRACTION = 0.99
 """Larger starting magnetizations are moments instead of fractions of the valence electrons in newer versions of pw.x."""
+WITH_STRESS = ("", "none", "makov-payne", "m-p", "mp")
+"""Values of assume_isolated with which pw.x prints the stress of a periodic structure."""
 _LATTICE = ("celldm", "a", "b", "c", "cosab", "cosac", "cosbc")
 _LABEL = re.compile(r"([A-Za-z]{1,2}?)(?=[\d_-]|$)")
 
@@ -119,7 +121,7 @@ def frame_input(
     except SettingsError as error:
         raise CalculationFailed(Cause.MISSING_FILE, error.message, error.remedy) from error
     cell, positions = placed(frame)
-    stress = bool(frame.pbc.all()) and all(member.gives_stress for member in family.members.values())
+    stress = bool(frame.pbc.all()) and gives_stress(base, family)
     made = base
     if settings.template is None:
         species = {element: f"{atomic_masses[atomic_numbers[element]]:.4f}" for element in sorted(members)}
@@ -156,6 +158,12 @@ def frame_input(
     spin = made.number("system", "nspin") == 2
     md5 = tuple(file.md5 for file in files)
     return made, Sent(labels=labels, md5=md5, cell=cell, positions=positions, stress=stress, spin=spin)
+
+
+def gives_stress(base: PwInput, family: Family) -> bool:
+    """Whether fully periodic structures get a stress: pw.x has none where it isolates them, and a wrong one with GTH files."""
+    periodic = base.value("system", "assume_isolated") in WITH_STRESS
+    return periodic and all(member.gives_stress for member in family.members.values())
 
 
 def mesh_of(kpoints: KPoints | None, cell: FloatArray, pbc: tuple[bool, ...]) -> tuple[int, int, int]:

@@ -67,8 +67,22 @@ def from_density(planned: PwInput) -> PwInput:
     return planned.with_values("electrons", {"startingpot": "file"})
 
 
+def loses_moments(planned: PwInput) -> bool:
+    """Whether wide smearing could leave a density without magnetic moments, from which the planned calculation may end in a
+    state that is not magnetic and higher in energy: where spins are apart, unless a total moment that is not zero is fixed.
+    """
+    noncollinear = planned.flag("system", "noncolin") or planned.number("system", "nspin") == 4
+    # pw.x means a free moment by -1 or -10000
+    fixed = (planned.number("system", "tot_magnetization") or 0.0) > 0
+    return noncollinear or (planned.number("system", "nspin") == 2 and not fixed)
+
+
 def smeared_start(planned: PwInput) -> PwInput:
-    """A calculation with wide smearing, loosely converged, whose density is a good start for the planned one."""
+    """A calculation with wide smearing, loosely converged, whose density is a good start for the planned one.
+
+    Charge and total moment are the planned ones where these are fixed. It is no start where it :func:`loses_moments`: the
+    measure then is a fresh start with those accumulated.
+    """
     width = max(WIDE_SMEARING_RY, 3 * (planned.number("system", "degauss") or 0.0))
     smeared = planned.with_values("system", {"occupations": "smearing", "smearing": "fermi-dirac", "degauss": width})
     # as many bands as smearing needs, not as many as the template says for fixed occupations

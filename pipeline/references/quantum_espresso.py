@@ -14,7 +14,7 @@ from pipeline.frames import Frame
 from pipeline.records import Cause, Measure
 from pipeline.references.base import Calculation, CalculationFailed, Labeler, Properties
 from pipeline.references.espresso_failure import failure
-from pipeline.references.espresso_input import PREFIX, Sent, base_input, frame_input
+from pipeline.references.espresso_input import PREFIX, Sent, base_input, frame_input, gives_stress
 from pipeline.references.espresso_measures import (
     DENSITIES,
     MEASURES,
@@ -23,6 +23,7 @@ from pipeline.references.espresso_measures import (
     SCHEMA,
     density_fits,
     from_density,
+    loses_moments,
     pools,
     smeared_start,
     with_measures,
@@ -76,11 +77,14 @@ class QuantumEspressoLabeler(Labeler):
 
     @property
     def provides_stress(self) -> bool:
-        """Where the structure is periodic in three directions, but not with GTH pseudopotentials."""
-        return all(member.gives_stress for member in self._family.members.values())
+        """Where the structure is periodic in three directions; not with GTH pseudopotentials, nor with assume_isolated."""
+        return gives_stress(self._base, self._family)
 
     def label(self, frame: Frame, calculation: Calculation) -> Properties:
         """Compute one structure; energy with smearing is the free energy. pw.x has no atomic charges.
+
+        A smeared start is a fresh start where spins are apart and the total moment is free, see
+        :func:`espresso_measures.loses_moments`.
 
         Raises:
             CalculationFailed: there is no label; says why.
@@ -91,7 +95,7 @@ class QuantumEspressoLabeler(Labeler):
         try:
             if _take_density(calculation, sent):
                 made = from_density(made)
-            elif Measure.SMEARED_START in calculation.measures:
+            elif Measure.SMEARED_START in calculation.measures and not loses_moments(planned):
                 _run(smeared_start(made), f"{NAME}-start", calculation)
                 left = max(1.0, ends - time.monotonic())
                 calculation = replace(calculation, time_s=left)

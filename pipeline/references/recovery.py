@@ -71,9 +71,9 @@ def next_plan(
     """
     if not tries:
         return _planned((), launch, ranks, previous="")
-    if len(tries) >= max_tries:
-        return None
     last = tries[-1]
+    if last.final or len(tries) >= max_tries:
+        return None
     for measure in LADDER.get(last.cause, ()):
         if measure in can and _helps(measure, last, launch, ranks):
             previous = last.directory if measure in GOES_ON else ""

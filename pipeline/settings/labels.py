@@ -79,10 +79,11 @@ class LabelSettings(Settings):
     )
     max_force_eV_per_A: float = Field(200.0, gt=0, description="labels with a larger force are refused, eV/Å")
     max_net_force_eV_per_A: float | None = Field(
-        0.02,
+        0.15,
         gt=0,
-        description="labels whose forces sum to more than this per atom are refused, eV/Å; null where the reference has an "
-        "external field",
+        description="labels whose forces' sum, over the square root of the number of atoms, is larger than this are refused, "
+        "eV/Å: noise of the reference's grid, which a finer cutoff lowers, and XC_GRID of CP2K; null where the reference "
+        "has an external field",
     )
     energy_window_eV_per_atom: float | None = Field(
         5.0,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from gth import write_gth
 
 from pipeline.frames import FloatArray, Frame
@@ -175,6 +176,25 @@ def test_each_measure_leads_to_the_plain_result(label: Label, silicon: Frame, me
 def test_all_measures_together_lead_to_the_plain_result_of_a_metal(label: Label, silicon: Frame) -> None:
     settings = silicon_settings(smearing={"kind": "cold", "width_eV": 0.5})
     same(label(settings, silicon, measures=tuple(Measure)), label(settings, silicon))
+
+
+def test_a_weak_ferromagnet_keeps_its_moment_in_every_way(label: Label) -> None:
+    nickel = Frame.from_atoms(bulk("Ni", a=3.52), system="ni")
+    settings = silicon_settings(
+        pseudopotential_of={"Ni": "Ni.pbe-nd-rrkjus.UPF"},
+        cutoff_Ry=24.0,
+        density_cutoff_Ry=240.0,
+        kpoints={"mesh": (4, 4, 4)},
+        smearing={"kind": "cold", "width_eV": 0.136},
+        magnetization={"Ni": 2.0},
+        magnetic_moments=True,
+        scf_convergence_eV_per_atom=1e-6,
+    )
+    plain = label(settings, nickel)
+    assert plain.magnetic_moments is not None
+    assert plain.magnetic_moments[0] > 0.4
+    smeared = label(settings, nickel, measures=(Measure.SMEARED_START,))
+    assert smeared.energy == pytest.approx(plain.energy, abs=1e-5)  # without a moment it is 0.1 eV higher
 
 
 def test_more_steps_go_on_from_a_density_that_had_not_converged(label: Label, silicon: Frame, tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ from pipeline.errors import SettingsError
 from pipeline.frames import Frame
 from pipeline.records import Cause, Measure
 from pipeline.references import build_reference, supported_elements
-from pipeline.references.base import CalculationFailed
+from pipeline.references.base import Calculation, CalculationFailed
 from pipeline.references.espresso_box import TAIL_A, placed
 from pipeline.references.espresso_input import Sent, base_input, frame_input, mesh_of
-from pipeline.references.espresso_measures import pools, smeared_start, with_measures
+from pipeline.references.espresso_measures import loses_moments, pools, smeared_start, with_measures
 from pipeline.references.espresso_text import PwInput, read_input
 from pipeline.settings.dft import KPoints, QuantumEspressoReference
+from pipeline.settings.launch import LaunchSettings, ProgramSettings
 from pipeline.units import RYDBERG
 
 HEADER = '<PP_HEADER element="{}" pseudo_type="NC" z_valence="{}" wfc_cutoff="20" rho_cutoff="80"/>\n'
@@ -269,6 +270,55 @@ def test_a_smeared_start_is_wider_than_the_settings_and_leaves_them_alone(family
     assert start.number("system", "degauss") == pytest.approx(3.0)
     assert "nbnd" not in start.namelists["system"]
     assert planned.number("system", "degauss") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "loses"),
+    [
+        ({}, False),
+        ({"magnetization": {"Si": 0.6}}, True),
+        ({"multiplicity": 1}, True),
+        ({"multiplicity": 3}, False),
+    ],
+)
+def test_wide_smearing_comes_first_only_where_no_moment_can_be_lost(family: Path, changes, loses: bool) -> None:
+    settings = QuantumEspressoReference(pseudopotentials=str(family), smearing={"width_eV": 0.1}, **changes)
+    (family / "run").mkdir()
+    calculation = Calculation(
+        directory=family / "run",
+        measures=(Measure.MORE_STEPS, Measure.SMEARED_START),
+        launch=LaunchSettings(programs=ProgramSettings(pw="false")),  # its first input is all that is made
+    )
+    with pytest.raises(CalculationFailed):
+        build_reference(settings).label(silicon(), calculation)
+    (written,) = (family / "run").glob("*.in")
+    text = read_input(written.read_text())
+    assert written.name == ("pw.in" if loses else "pw-start.in")
+    assert text.value("electrons", "electron_maxstep") == "300"
+    assert text.value("electrons", "startingpot") == ""
+    assert text.number("system", "tot_magnetization") == {1: 0, 3: 2}.get(changes.get("multiplicity"))
+
+
+def test_a_template_may_leave_moments_free_too(family: Path) -> None:
+    free = template_input(family, TEMPLATE, silicon())
+    assert loses_moments(free)
+    assert loses_moments(free.with_values("system", {"tot_magnetization": -1}))
+    assert loses_moments(free.with_values("system", {"tot_magnetization": -10000}))
+    assert not loses_moments(free.with_values("system", {"tot_magnetization": 1.5}))
+    assert loses_moments(free.without("system", ["nspin"]).with_values("system", {"noncolin": True}))
+    assert not loses_moments(free.with_values("system", {"nspin": 1}))
+
+
+@pytest.mark.parametrize(("isolated", "stress"), [("none", True), ("makov-payne", True), ("mt", False), ("esm", False)])
+def test_no_stress_is_asked_for_where_a_template_isolates_the_structure(
+    family: Path, isolated: str, stress: bool
+) -> None:
+    (family / "my.in").write_text(TEMPLATE.replace("ibrav=2", f"assume_isolated='{isolated}'"))
+    changes = {"template": str(family / "my.in")}
+    text, sent = made(family, silicon(), **changes)
+    assert text.flag("control", "tstress") == sent.stress == stress
+    settings = QuantumEspressoReference(pseudopotentials=str(family), **changes)
+    assert build_reference(settings).provides_stress == stress
 
 
 @pytest.mark.parametrize(

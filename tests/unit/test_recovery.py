@@ -172,11 +172,35 @@ def test_numbers_without_sense_are_implausible_and_the_message_names_key_and_val
     )
     cause, reason = cause_of(properties(forces=np.full((2, 3), 0.1)), Limits(max_net_force_eV_per_A=0.02))
     assert cause is Cause.IMPLAUSIBLE
-    assert "0.173" in reason
+    assert "0.245" in reason
     assert "labels.max_net_force_eV_per_A" in reason
     cause, reason = cause_of(properties(), Limits(energy_eV=(-3.0, 0.5)))
     assert cause is Cause.IMPLAUSIBLE
     assert "1.0000 eV is outside of -3.0000 to 0.5000 eV" in reason
+
+
+def test_the_limit_of_the_net_force_is_for_noise_that_is_random_from_atom_to_atom():
+    for n_atoms in (1, 64, 4096):  # such noise adds up to its size on one atom times the root of their number
+        forces = np.zeros((n_atoms, 3))
+        forces[0, 0] = 0.1 * n_atoms**0.5
+        check_label(properties(forces=forces), n_atoms, Limits(max_net_force_eV_per_A=0.11))
+        with pytest.raises(CalculationFailed, match=r"labels\.max_net_force_eV_per_A"):
+            check_label(properties(forces=forces), n_atoms, Limits(max_net_force_eV_per_A=0.09))
+
+
+@pytest.mark.parametrize(
+    ("limits", "final"),
+    [
+        (Limits(max_net_force_eV_per_A=0.1), True),
+        (Limits(max_net_force_eV_per_A=0.1, energy_eV=(-3.0, 0.5)), False),
+        (Limits(max_net_force_eV_per_A=0.1, max_force_eV_per_A=0.1), False),
+    ],
+)
+def test_a_net_force_alone_ends_the_ladder(limits, final):
+    with pytest.raises(CalculationFailed) as caught:
+        check_label(properties(forces=np.array([[1.0, 0, 0], [0, 0, 0]])), 2, limits)
+    assert caught.value.cause is Cause.IMPLAUSIBLE
+    assert caught.value.final == final
 
 
 def test_stress_is_six_components_of_a_symmetric_matrix():

@@ -110,6 +110,23 @@ def test_a_label_that_the_checks_refuse_is_tried_again_too(tmp_path):
     assert result.measures == (Measure.FRESH_START,)
 
 
+class DriftingReference(ScriptedReference):
+    """Forces that push all atoms the same way."""
+
+    def label(self, frame, calculation):
+        return replace(super().label(frame, calculation), forces=np.ones((2, 3)))
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_net_force_that_no_measure_changes_is_computed_once_also_by_the_next_worker(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.label.ready_reference", DriftingReference.ready)
+    for _ in range(2):
+        result = label(tmp_path, "good", limits=Limits(max_net_force_eV_per_A=0.1))
+        assert [one.cause for one in result.tries] == [Cause.IMPLAUSIBLE]
+        assert result.cause is Cause.IMPLAUSIBLE
+        assert len(made(tmp_path)) == 1
+
+
 @pytest.mark.usefixtures("scripted")
 def test_a_structure_that_no_reference_can_label_is_not_even_tried(tmp_path):
     task = script(tmp_path / "label-1", "good")
