@@ -42,7 +42,7 @@ def check_label(properties: Properties, n_atoms: int, limits: Limits) -> None:
             Cause.IMPLAUSIBLE,
             f"forces sum to {net:.3g} eV/Å over the square root of the number of atoms, more than "
             f"labels.max_net_force_eV_per_A ({allowed:g})",
-            "Mostly noise of the grid: raise the cutoffs of labels.reference, or choose another XC_GRID of CP2K; set the "
+            "Mostly noise of the grid: raise the cutoffs of labels.reference, or choose another xc_grid of CP2K; set the "
             "limit to null where the reference has an external field.",
             final=True,
         )

@@ -82,7 +82,7 @@ class LabelSettings(Settings):
         0.15,
         gt=0,
         description="labels whose forces' sum, over the square root of the number of atoms, is larger than this are refused, "
-        "eV/Å: noise of the reference's grid, which a finer cutoff lowers, and XC_GRID of CP2K; null where the reference "
+        "eV/Å: noise of the reference's grid, which a finer cutoff lowers, and xc_grid of CP2K; null where the reference "
         "has an external field",
     )
     energy_window_eV_per_atom: float | None = Field(
