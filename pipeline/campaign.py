@@ -5,7 +5,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ class Campaign:
             self.store.discard_unfinished()
             log, state = self.store.open_log()
             try:
+                state = replace(state, reference=self.store.reference(state))
                 driver = Driver(self.store, self.settings, self.starts, steps, log, state, on_event)
                 return driver.run(stop_requested, leave_requested)
             finally:

@@ -110,3 +110,17 @@ def not_written(place: Path, error: OSError) -> StoreError:
     """What to tell a person of a file or directory that could not be written."""
     kind = DiskFullError if error.errno in NO_ROOM else StoreError
     return kind(f"{place}: cannot be written: {error.strerror or error}.", FREE_SPACE)
+
+
+def full_disk(error: BaseException, place: Path) -> DiskFullError | None:
+    """Whether something failed because a disk takes no more, in its own words or, without any, about a place."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, DiskFullError):
+            return cause
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            full = not_written(place, cause)
+            assert isinstance(full, DiskFullError)
+            return full
+        cause = cause.__cause__ or cause.__context__
+    return None

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.durable import FREE_SPACE, NO_ROOM, not_written, write_text_durably, written_into
-from pipeline.errors import DiskFullError, MissingFileError, PipelineError, PostponedError, SettingsError, TaskError
+from pipeline.durable import FREE_SPACE, full_disk, write_text_durably, written_into
+from pipeline.errors import MissingFileError, PipelineError, PostponedError, SettingsError, TaskError
 from pipeline.label_directory import (
     FAILURE,
     Tries,
@@ -22,7 +22,7 @@ from pipeline.label_directory import (
 )
 from pipeline.node import ANYWHERE, Node
 from pipeline.records import Cause, LabelResult, LabelTask, Remark, Status, StopReason, Stopwatch, Try
-from pipeline.references import Calculation, CalculationFailed, Labeler, Properties, ready_reference
+from pipeline.references import Calculation, CalculationFailed, Labeler, Properties, ready_reference, reference_digest
 from pipeline.references.checks import check_label
 from pipeline.references.recovery import Plan, next_plan
 from pipeline.selection.screening import CLOSEST_FRACTION, unphysical
@@ -57,7 +57,8 @@ def run_label(task: LabelTask, node: Node = ANYWHERE) -> LabelResult:
     try:
         labeler, digest = ready_reference(task.reference)
     except Exception as error:  # noqa: BLE001  # the task boundary: packages behind references raise anything
-        _refuse_full_disk(error, directory)
+        if (full := full_disk(error, directory)) is not None:
+            raise full from None
         cause, reason = explain(error)
         failed = Try(cause=cause, reason=reason, measures=(), wall_s=watch.elapsed_s, core_s=0.0, directory="")
         return _Labelling(task, node, None, "", watch).quarantined(Tries(failed=(failed,)), traceback.format_exc())
@@ -126,7 +127,11 @@ class _Labelling:
                 try:
                     properties = self._attempt(labeler, plan, working, time_s)
                 except Exception as error:  # noqa: BLE001  # the task boundary: a reference may raise anything
-                    _refuse_full_disk(error, self._directory)
+                    if (full := full_disk(error, working)) is not None:
+                        if working == kept:
+                            raise full from None
+                        tries = self._leave_node(tries, time.monotonic() - began)
+                        continue
                     story = "" if isinstance(error, CalculationFailed) else traceback.format_exc()
                     failed = self._failed(plan, kept, error, time.monotonic() - began)
                     tries = self._record(labeler, plan, tries, failed, working, cut=time_s < plan.time_s)
@@ -190,6 +195,15 @@ class _Labelling:
             raise self._postponed()
         return left_s
 
+    def _leave_node(self, tries: Tries, wall_s: float) -> Tries:
+        """Go on on the campaign's disk, after a try that found the node's own full; the time it took is counted."""
+        text = f"{socket.gethostname()}: {self._node.scratch} is full"
+        logger.warning("%s", text)
+        remedy = "The label was made again on the campaign's disk. Free the node's, or set site.scratch."
+        self._remarks.append(Remark(text=text, remedy=remedy))
+        self._node = replace(self._node, scratch=None)
+        return replace(tries, cut_core_s=tries.cut_core_s + self._cores * wall_s)
+
     def _attempt(self, labeler: Labeler, plan: Plan, working: Path, time_s: float) -> Properties:
         """One try, checked.
 
@@ -215,6 +229,13 @@ class _Labelling:
         # bad structures give 0/0 inside calculators: the checks say so in words
         with np.errstate(all="ignore"):
             properties = labeler.label(task.frame, calculation)
+        # programs read files while they run; another worker's next label would be of what they hold now
+        if self._launched and (now := reference_digest(task.reference)) != self._digest:
+            raise CalculationFailed(
+                Cause.OTHER_LEVEL,
+                f"files of labels.reference changed while it was computed (level of theory {self._digest} before, {now} now).",
+                "Restore them, or begin a new campaign.",
+            )
         self._numbers = (
             f"energy {properties.energy} eV\nforces eV/Å\n{properties.forces}\nstress eV/Å³\n{properties.stress}\n"
         )
@@ -306,21 +327,6 @@ class _Labelling:
             f"{self._task.task}: the job on {socket.gethostname()} ends too soon for its reference calculation.",
             "Raise the walltime of the label jobs (site.label.walltime, site.label.drain), or lower site.launch.time_limit.",
         )
-
-
-def _refuse_full_disk(error: BaseException, directory: Path) -> None:
-    """Raise when a reference failed because the disk takes no more: other structures would fail as well.
-
-    Raises:
-        DiskFullError: so it was.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, DiskFullError):
-            raise cause
-        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
-            raise not_written(directory, cause) from error
-        cause = cause.__cause__ or cause.__context__
 
 
 def _not_kept(directory: Path, error: OSError) -> Remark:

@@ -179,6 +179,17 @@ class Store:
                 )
         return labels
 
+    def reference(self, state: CampaignState) -> str:
+        """Digest of the level of theory of the labels there are: of one of them, where their events do not say it.
+
+        Raises:
+            StoreError: its shard is missing or changed.
+        """
+        if state.reference or not state.labelled:
+            return state.reference
+        files = [*(event.file for event in state.gathered), *(row.file for row in state.round_labels)]
+        return read_labels(self.absolute(files[0]))[0].reference
+
     def labels(self, state: CampaignState) -> list[Label]:
         """All labels of a campaign, round by round, each by number.
 

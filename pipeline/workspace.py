@@ -1,5 +1,6 @@
 """Where a try of a label runs, on the node's own disk where there is one, and what is kept of its files."""
 
+import fcntl
 import logging
 import os
 import re
@@ -8,18 +9,22 @@ import socket
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 from pipeline.node import Node, make_private
 from pipeline.records import Remark
-from pipeline.references.processes import end_processes
+from pipeline.references.processes import end_processes, processes_of
 
 logger = logging.getLogger(__name__)
 
 KEPT_BYTES = 200_000_000
 """Of a try's files without restart files, smallest first, so much is kept."""
 PREFIX = "farwalk-label-"
-_OURS = re.compile(rf"{PREFIX}(\d+)-.+")
+LOCK, FILES = "lock", "files"
+"""In a directory on the node's own disk: what its worker holds a lock of as long as it lives, and where the try runs."""
+_STUCK: set[Path] = set()
+"""Directories with processes that could not be killed: nobody waits for them a second time."""
 
 
 @contextmanager
@@ -36,33 +41,83 @@ def workspace(kept: Path, node: Node, *, shared: bool, tell: Callable[[Remark], 
     Raises:
         OSError: ``kept`` cannot be made.
     """
-    local = None
+    held = None
     if node.scratch is not None and not shared:
         try:
             make_private(node.scratch)
             remove_leftovers(node.scratch)
-            local = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=node.scratch))
+            held = _hold_new(node.scratch)
         except OSError as error:
             text = f"{socket.gethostname()}: {node.scratch} cannot be used: {error.strerror or error}"
             logger.warning("%s", text)
             tell(Remark(text=text, remedy="Labels run on the campaign's disk. Free the node's, or set site.scratch."))
-    if local is None:
+    if held is None:
         kept.mkdir()
         yield kept
         return
+    local, lock = held
     try:
-        yield local
+        yield local / FILES
     finally:
-        shutil.rmtree(local, ignore_errors=True)
+        _remove(local, lock)
 
 
 def remove_leftovers(scratch: Path) -> None:
-    """Remove directories of workers that were killed, and end what still runs in them."""
+    """Remove directories of this host's workers that were killed, and end what still runs in them.
+
+    Nodes may share the disk, so that each looks at its own directories alone, whatever locks reach; and containers that
+    share it do not see each other's processes, so that a lock, not a process id, says whether a worker lives.
+    """
+    ours = re.compile(rf"{re.escape(_prefix())}[a-z0-9_]+")
     for directory in scratch.iterdir():
-        match = _OURS.fullmatch(directory.name)
-        if match and not _is_alive(int(match[1])):
-            end_processes(directory)
-            shutil.rmtree(directory, ignore_errors=True)
+        if not ours.fullmatch(directory.name) or (directory in _STUCK and processes_of(directory / FILES)):
+            continue
+        with suppress(OSError):  # without a lock (being made), or somebody holds it
+            lock = (directory / LOCK).open("r+")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.close()
+                raise
+            if end_processes(directory / FILES):
+                _remove(directory, lock)
+            else:
+                _STUCK.add(directory)
+                lock.close()
+
+
+def _prefix() -> str:
+    return f"{PREFIX}{socket.gethostname()}-"
+
+
+def _hold_new(scratch: Path) -> tuple[Path, IO[str]]:
+    """A new directory with an empty one for files in it, and its lock, held until closed.
+
+    Raises:
+        OSError: it cannot be made, or its disk has no locks.
+    """
+    directory = Path(tempfile.mkdtemp(prefix=_prefix(), dir=scratch))
+    try:
+        (directory / FILES).mkdir()
+        new = directory / f"{LOCK}.new"
+        lock = new.open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            new.rename(directory / LOCK)  # nobody sees it before it is held
+        except OSError:
+            lock.close()
+            raise
+    except OSError:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return directory, lock
+
+
+def _remove(directory: Path, lock: IO[str]) -> None:
+    """Remove a directory whose lock is held: the lock goes last, and closed, which network disks want."""
+    shutil.rmtree(directory / FILES, ignore_errors=True)
+    lock.close()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def keep_files(
@@ -81,10 +136,14 @@ def keep_files(
         Names of the files, without unwanted restart files, that were too large.
 
     Raises:
-        OSError: they cannot be copied.
+        OSError: they cannot be copied. Files that vanish meanwhile (ranks on other nodes clean up) are none.
     """
     names = _restart_files(directory, restart)
-    sizes = {path: path.stat().st_size for path in directory.rglob("*") if path.is_file() and not path.is_symlink()}
+    sizes: dict[Path, int] = {}
+    for path in _files(directory):
+        with suppress(FileNotFoundError):
+            if not path.is_symlink():
+                sizes[path] = path.stat().st_size
     others = sorted((path for path in sizes if path not in names), key=lambda path: (sizes[path], path))
     total, chosen = 0, set(names & sizes.keys()) if wanted else set()
     too_large = []
@@ -109,11 +168,21 @@ def drop_restart_files(directory: Path, restart: Iterable[str]) -> None:
             path.unlink()
 
 
+def _files(directory: Path) -> Iterator[Path]:
+    """All files below a directory; folders that vanish meanwhile are none."""
+    for folder, _, names in os.walk(directory):
+        yield from (Path(folder) / name for name in names)
+
+
 def _restart_files(directory: Path, patterns: Iterable[str]) -> set[Path]:
     """Files that match, and all files below directories that match."""
-    matches = [path for pattern in patterns for path in directory.glob(pattern)]
-    files = {path for path in matches if path.is_file()}
-    return files | {path for match in matches if match.is_dir() for path in match.rglob("*") if path.is_file()}
+    anchored = [f"/{pattern}" for pattern in patterns]
+
+    def matches(path: Path) -> bool:
+        whole = PurePosixPath("/") / path.relative_to(directory)
+        return any(part.match(pattern) for part in (whole, *whole.parents) for pattern in anchored)
+
+    return {path for path in _files(directory) if matches(path)}
 
 
 def _copy(files: Collection[Path], directory: Path, kept: Path) -> None:
@@ -122,14 +191,5 @@ def _copy(files: Collection[Path], directory: Path, kept: Path) -> None:
     for path in files:
         target = kept / path.relative_to(directory)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        with suppress(FileNotFoundError):  # vanished meanwhile
+            shutil.copyfile(path, target)

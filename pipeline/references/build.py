@@ -52,9 +52,15 @@ def build_reference(settings: Reference) -> Labeler:
 def ready_reference(settings: Reference) -> tuple[Labeler, str]:
     """This thread's labeler for these settings, built when it is the first time, and the digest of its physics.
 
+    Those that start a program are built each time: it reads its files anew for every label, and they may have changed.
+
     Raises:
         SettingsError: as :func:`build_reference`.
     """
+    if isinstance(settings, CP2KReference | QuantumEspressoReference):
+        labeler = build_reference(settings)  # says best what is missing
+        digest = reference_digest(settings)
+        return labeler, digest
     key = settings.model_dump_json()
     if key not in _READY.labelers:
         _READY.labelers[key] = (build_reference(settings), reference_digest(settings))

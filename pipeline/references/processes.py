@@ -4,6 +4,7 @@ MPI launchers give ranks process groups (some even sessions) of their own, so th
 started with, it hands on to its children.
 """
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,10 +12,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 MARK = "FARWALK_CALCULATION"
 """Variable that holds the directory of the calculation a process belongs to."""
 GRACE_S = 10.0
 """From asking a program to end to ending it: MPI launchers take their ranks on other nodes along."""
+KILL_GRACES = 3
+"""Grace periods that killed processes have to go: one that waits for a dead disk may never."""
 _PROC = Path("/proc")
 
 
@@ -30,28 +35,40 @@ def processes_of(directory: Path) -> list[int]:
     return found
 
 
-def end_processes(directory: Path, process: subprocess.Popen[bytes] | None = None, *, grace_s: float = GRACE_S) -> None:
+def end_processes(directory: Path, process: subprocess.Popen[bytes] | None = None, *, grace_s: float = GRACE_S) -> bool:
     """Leave no process of a calculation on this machine: TERM, a grace period, KILL.
 
     Args:
         directory: of the calculation.
         process: the leader of its process group, where the caller started it.
-        grace_s: time to end by themselves.
+        grace_s: time to end by themselves; that to go once killed is some times as long.
+
+    Returns:
+        Whether none is left: a process in an uninterruptible sleep cannot be ended.
     """
+
+    def is_left() -> bool:
+        return bool(processes_of(directory)) or (process is not None and process.poll() is None)
+
     deadline = time.monotonic() + grace_s
     if process is not None and process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
     else:
         _send(signal.SIGTERM, directory)
-    while time.monotonic() < deadline and (processes_of(directory) or (process is not None and process.poll() is None)):
+    while time.monotonic() < deadline and is_left():
         time.sleep(0.05)
     if process is not None and process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    while _send(signal.SIGKILL, directory):  # one that forks meanwhile is seen the next time
+    deadline = time.monotonic() + KILL_GRACES * grace_s
+    while is_left():
+        if time.monotonic() > deadline:
+            logger.warning("%s: processes that cannot be killed: %s", directory, processes_of(directory))
+            return False
+        _send(signal.SIGKILL, directory)  # one that forks meanwhile is seen the next time
         time.sleep(0.02)
+    return True
 
 
 def oom_kills() -> int:
@@ -74,10 +91,8 @@ def oom_kills() -> int:
     return kills
 
 
-def _send(which: signal.Signals, directory: Path) -> int:
-    """Send a signal to each process of a calculation; how many there were."""
-    found = processes_of(directory)
-    for pid in found:
+def _send(which: signal.Signals, directory: Path) -> None:
+    """Send a signal to each process of a calculation."""
+    for pid in processes_of(directory):
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, which)
-    return len(found)

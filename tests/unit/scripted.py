@@ -34,6 +34,8 @@ match outcome:
         time.sleep(60)
     case "crash":
         os.kill(os.getpid(), 11)
+    case "change":
+        Path(sys.argv[2]).with_name("changed").touch()
     case "disk_full":
         sys.exit("write error: No space left on device")
 """
@@ -53,6 +55,12 @@ class ScriptedReference(Labeler):
         """What :func:`pipeline.references.ready_reference` gives for the tasks of :func:`script`."""
         assert isinstance(settings, ASEReference)
         return cls(**settings.arguments), "scripted"
+
+    @staticmethod
+    def digest(settings: Reference) -> str:
+        """What :func:`pipeline.references.reference_digest` gives: another one once a file ``changed`` lies beside ``told``."""
+        assert isinstance(settings, ASEReference)
+        return "changed" if Path(settings.arguments["told"]).with_name("changed").exists() else "scripted"
 
     @property
     def provides_stress(self) -> bool:
@@ -75,7 +83,7 @@ class ScriptedReference(Labeler):
         outcome = found[1] if found else "crash"
         if ended.code != 0:
             raise CalculationFailed(Cause.CRASH, f"exit status {ended.code}")
-        if outcome not in ("good", "huge"):
+        if outcome not in ("good", "huge", "change"):
             raise CalculationFailed(Cause(outcome), f"the program said {outcome}")
         size = 100.0 if outcome == "huge" else 1.0
         return Properties(

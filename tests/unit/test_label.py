@@ -145,7 +145,7 @@ class NoRoom(EMT):
 
 
 def test_a_full_disk_is_no_fault_of_the_structure(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"label-1.*No space left on device.*Free space"):
+    with pytest.raises(StoreError, match=r"label-1/try-1: .*No space left on device.*Free space"):
         run_label(replace(task_in(tmp_path), reference=ASEReference(calculator=f"{__name__}.NoRoom")))
     (tmp_path / "scratch" / "label-2").write_text("in the way")
     with pytest.raises(StoreError, match="label-2"):

@@ -12,6 +12,7 @@ from fabricated import TIMING, MadeUpSteps, carry_out, failed_label, settings, s
 
 from pipeline.campaign import Campaign
 from pipeline.errors import DiskFullError, PostponedError, TaskError
+from pipeline.event_log import encode
 from pipeline.events import EndReason, LabelFailed, Labelled, Stopped, TaskLost
 from pipeline.export import ExportFormat, export
 from pipeline.guesses import Guesses
@@ -181,6 +182,18 @@ def test_labels_of_another_level_of_theory_are_not_taken_and_pause_labelling(tmp
     _, _, outcome = run(
         tmp_path / "c", lambda task: replace(carry_out(task), reference="tzvp"), labels__reference=reference
     )
+    assert outcome.reason is EndReason.BUDGET
+
+
+def test_a_campaign_whose_events_do_not_name_the_level_of_theory_refuses_another_one_too(tmp_path):
+    for name in ("c", "d"):
+        store = run(tmp_path / name, carry_out, labels__budget=10)[0].store
+        events = [replace(event, reference="") if isinstance(event, Labelled) else event for event in store.reading()]
+        store.log_path.write_bytes(b"".join(encode(event, number) for number, event in enumerate(events)))
+        assert store.state().reference == ""
+    with pytest.raises(TaskError, match=r"another level of theory \(dzvp\) than the labels before it \(made-up\)"):
+        run(tmp_path / "c", lambda task: replace(carry_out(task), reference="dzvp"))
+    _, _, outcome = run(tmp_path / "d", carry_out)
     assert outcome.reason is EndReason.BUDGET
 
 

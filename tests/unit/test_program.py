@@ -278,6 +278,18 @@ def test_only_processes_of_the_directory_are_ended(tmp_path):
     other.wait()
 
 
+def test_a_program_that_cannot_be_killed_is_left_after_some_time(tmp_path, monkeypatch):
+    process = subprocess.Popen(["env", f"{MARK}={tmp_path}", "sleep", "60"], start_new_session=True)
+    wait_for(lambda: processes_of(tmp_path))
+    with monkeypatch.context() as patch:  # as in an uninterruptible sleep
+        patch.setattr("pipeline.references.processes.os.kill", lambda pid, which: None)
+        patch.setattr("pipeline.references.processes.os.killpg", lambda pid, which: None)
+        assert not end_processes(tmp_path, process, grace_s=0.1)
+    assert process.poll() is None
+    assert end_processes(tmp_path, process, grace_s=0.1)
+    assert process.poll() is not None
+
+
 def ranks_in(directory: Path) -> set[int]:
     """Processes of the ranks that began."""
     return {int(path.name.removeprefix("rank-")) for path in directory.glob("rank-*")}

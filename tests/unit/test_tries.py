@@ -1,8 +1,11 @@
 """Tries of a label: other ways where one fails, kept durably, on the node's own disk, and never one too many."""
 
+import functools
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,21 +16,27 @@ import numpy as np
 import pytest
 from scripted import ScriptedReference, script
 
+import pipeline.workspace as workspace_module
 from pipeline.errors import DiskFullError, PostponedError
 from pipeline.label import RESERVE_S, run_label
 from pipeline.label_directory import FAILURE, RESULT, TRIES
 from pipeline.node import Node
 from pipeline.records import Cause, Limits, Measure, Status
-from pipeline.references.processes import processes_of
+from pipeline.references.processes import end_processes, processes_of
 from pipeline.settings.labels import RecoverySettings
 from pipeline.settings.launch import LaunchSettings
-from pipeline.workspace import PREFIX, keep_files, remove_leftovers
+from pipeline.workspace import FILES, LOCK, PREFIX, keep_files, remove_leftovers, workspace
 
 
 @pytest.fixture
 def scripted(monkeypatch):
     """References that run small programs of ours: see :mod:`scripted`."""
     monkeypatch.setattr("pipeline.label.ready_reference", ScriptedReference.ready)
+
+
+@pytest.fixture(autouse=True)
+def _digest(monkeypatch):
+    monkeypatch.setattr("pipeline.label.reference_digest", ScriptedReference.digest)
 
 
 @pytest.fixture
@@ -196,18 +205,60 @@ def test_large_files_of_a_failed_try_are_left_and_named(tmp_path):
 
 
 def test_what_killed_workers_left_on_a_node_goes_and_the_rest_stays(tmp_path):
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    left, mine, foreign = tmp_path / f"{PREFIX}{gone.pid}-x", tmp_path / f"{PREFIX}{os.getpid()}-y", tmp_path / "other"
-    for directory in (left, mine, foreign):
-        directory.mkdir()
-        (directory / "file").write_text("")
-    orphan = subprocess.Popen(["env", f"FARWALK_CALCULATION={left}", "sleep", "60"], start_new_session=True)
-    while not processes_of(left):
-        time.sleep(0.02)
-    remove_leftovers(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([mine.name, "other"])
+    left, orphan = leftover(tmp_path, socket.gethostname())
+    other_host, _ = leftover(tmp_path, f"{socket.gethostname()}-2", runs=False)
+    (tmp_path / "other").mkdir()
+    with workspace(tmp_path / "kept", Node(scratch=tmp_path), shared=False, tell=pytest.fail) as mine:
+        assert list(mine.iterdir()) == []
+        assert not left.exists()
+        # a worker in another container, which has no process of this one's number
+        subprocess.run([sys.executable, "-c", REMOVE, str(tmp_path)], check=True, timeout=60)
+        assert {path.name for path in tmp_path.iterdir()} == {mine.parent.name, other_host.name, "other"}
+        assert mine.is_dir()
+    assert not mine.parent.exists()
     assert orphan.wait(5) == -signal.SIGTERM
+
+
+REMOVE = """
+import os, sys
+from pathlib import Path
+from pipeline.workspace import remove_leftovers
+def nobody(pid, signal):
+    raise ProcessLookupError
+os.kill = nobody
+remove_leftovers(Path(sys.argv[1]))
+"""
+
+
+def leftover(scratch: Path, host: str, *, runs: bool = True) -> tuple[Path, subprocess.Popen[bytes] | None]:
+    """A directory of a worker that is no more, and a program that still runs in it."""
+    directory = scratch / f"{PREFIX}{host}-abcdefgh"
+    (directory / FILES).mkdir(parents=True)
+    (directory / LOCK).touch()
+    (directory / FILES / "file").touch()
+    if not runs:
+        return directory, None
+    mark = f"FARWALK_CALCULATION={directory / FILES}"
+    orphan = subprocess.Popen(["env", mark, "sleep", "60"], start_new_session=True)
+    while not processes_of(directory / FILES):
+        time.sleep(0.02)
+    return directory, orphan
+
+
+def test_a_directory_whose_program_cannot_be_killed_is_left_and_waited_for_once(tmp_path, monkeypatch):
+    directory, orphan = leftover(tmp_path, socket.gethostname())
+    with monkeypatch.context() as patch:
+        # as in an uninterruptible sleep
+        patch.setattr("pipeline.references.processes.os.kill", lambda pid, which: None)
+        patch.setattr("pipeline.workspace.end_processes", functools.partial(end_processes, grace_s=0.2))
+        remove_leftovers(tmp_path)
+        patch.setattr("pipeline.workspace.end_processes", pytest.fail)
+        remove_leftovers(tmp_path)
+    assert (directory / FILES / "file").exists()
+    orphan.kill()
+    orphan.wait()
+    remove_leftovers(tmp_path)
+    assert not directory.exists()
 
 
 @pytest.mark.usefixtures("scripted")
@@ -233,9 +284,54 @@ def test_a_job_that_ends_too_soon_costs_no_try_and_another_one_goes_on(tmp_path,
 
 @pytest.mark.usefixtures("scripted")
 def test_a_full_disk_of_the_program_is_no_fault_of_the_structure(tmp_path, node):
-    with pytest.raises(DiskFullError, match="No space left on device"):
+    with pytest.raises(DiskFullError, match=rf"{tmp_path / 'label-1' / 'try-1'}: .*No space left on device"):
         label(tmp_path, "disk_full", node=node)
     assert list(node.scratch.iterdir()) == []
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_try_that_fills_the_disk_of_its_node_is_made_again_on_the_campaigns(tmp_path, node):
+    result = label(tmp_path, "not_converged", "disk_full", "crash", "good", node=node)
+    assert result.status is Status.DONE
+    assert [one.cause for one in result.tries] == [Cause.NOT_CONVERGED, Cause.CRASH]
+    told = made(tmp_path)
+    assert told[1]["measures"] == told[2]["measures"] == ["more_steps"]
+    assert [one["directory"].startswith(str(node.scratch)) for one in told] == [True, True, False, False]
+    (remark,) = result.remarks
+    assert f"{socket.gethostname()}: {node.scratch} is full" in remark.text
+    assert "site.scratch" in remark.remedy
+    assert result.core_s > sum(one.core_s for one in result.tries)
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_label_whose_files_changed_while_its_program_ran_is_of_no_level_of_theory(tmp_path, node):
+    result = label(tmp_path, "change", "good", node=node)
+    assert result.status is Status.FAILED
+    assert result.cause is Cause.OTHER_LEVEL
+    assert len(result.tries) == 1
+    for words in ("scripted before, changed now", "Restore them, or begin a new campaign"):
+        assert words in result.reason
+
+
+def test_files_that_vanish_while_they_are_kept_are_none(tmp_path, monkeypatch):
+    directory = tmp_path / "here"
+    (directory / "out").mkdir(parents=True)
+    for name in ("a", "b", "out/x.density", "out/y.density"):
+        (directory / name).write_text(name)
+
+    def vanishing(folder):
+        yield from [*all_files(folder), folder / "listed", folder / "out" / "listed.density"]
+        (directory / "b").unlink(missing_ok=True)
+
+    all_files = workspace_module._files
+    monkeypatch.setattr(workspace_module, "_files", vanishing)
+    copy = shutil.copyfile
+    monkeypatch.setattr(
+        "pipeline.workspace.shutil.copyfile",
+        lambda one, other: copy(one.with_name("gone") if one.name == "y.density" else one, other),
+    )
+    assert keep_files(directory, tmp_path / "kept", restart=["out"], wanted=True) == []
+    assert sorted(path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()) == ["a", "x.density"]
 
 
 WORKER = """
@@ -245,6 +341,7 @@ import pipeline.label
 from pipeline.node import Node
 from scripted import ScriptedReference, script
 pipeline.label.ready_reference = ScriptedReference.ready
+pipeline.label.reference_digest = ScriptedReference.digest
 task = script(Path(sys.argv[1]) / "label-1", "not_converged", "not_converged", "hang", "good")
 pipeline.label.run_label(task, Node(scratch=Path(sys.argv[1]) / "node"))
 """
