@@ -13,6 +13,7 @@ from pipeline.errors import SettingsError, StructureError
 from pipeline.frames import Frame, check_frame
 from pipeline.references.build import build_reference, supported_elements
 from pipeline.references.composition import composition_problems
+from pipeline.references.cp2k import cp2k_problems
 from pipeline.references.openmm import read_topology, topology_numbers
 from pipeline.references.quantum_espresso import check_pseudopotentials
 from pipeline.settings.campaign import CampaignSettings
@@ -99,6 +100,8 @@ def reference_problems(reference: Reference, frames: Systems, base: Path) -> lis
     problems = list(_element_problems(placed, known, frames)) if known is not None else []
     if isinstance(placed, ElectronicSettings):
         problems += composition_problems(placed, frames)
+    if isinstance(placed, CP2KReference) and not problems:
+        problems += cp2k_problems(placed, frames)
     return problems
 
 

@@ -1,6 +1,7 @@
 """CP2K as a reference."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -18,17 +19,20 @@ from pipeline.references.cp2k_input import (
     PROJECT,
     RECIPE,
     ask_for,
-    content_digest,
     insert_structure,
+    preset,
+)
+from pipeline.references.cp2k_output import Wanted, read_properties
+from pipeline.references.cp2k_scf import smear_widely, start_from, take_measures
+from pipeline.references.cp2k_template import (
+    content_digest,
     kinds_of,
     own_files,
-    preset,
+    place_in,
     read_template,
     reference_text,
     with_names,
 )
-from pipeline.references.cp2k_output import Wanted, read_properties
-from pipeline.references.cp2k_scf import smear_widely, start_from, take_measures
 from pipeline.references.cp2k_tree import Section
 from pipeline.references.program import killing_signal, run_program
 from pipeline.settings.dft import CP2KReference
@@ -45,6 +49,9 @@ class CP2KLabeler(Labeler):
 
     Everything happens in the calculation's directory: ``label.inp``, ``label.out``, files of the user's, a wave function to
     start from; nothing there lies elsewhere, so that a container sees it too.
+
+    SMEARED_START is a start from the atoms alone, with the other measures, where a smeared half could lose the magnetic order:
+    spins are apart, and their total moment is zero or unknown, or cannot be held at the starting one (k-points).
 
     Args:
         settings: level of theory.
@@ -72,8 +79,7 @@ class CP2KLabeler(Labeler):
         Raises:
             CalculationFailed: there is no label.
         """
-        geometry = place(frame)
-        tree = self._input(frame, geometry)
+        tree, geometry = self.structure_input(frame)
         self._bring_files(tree, calculation.directory)
         dft = tree.at("FORCE_EVAL", "DFT")
         take_measures(dft, calculation.measures)
@@ -97,14 +103,20 @@ class CP2KLabeler(Labeler):
         second = calculation.directory / INTERFACE
         return read_properties(output, read_text(second), wanted)
 
-    def _input(self, frame: Frame, geometry: Geometry) -> Section:
-        """The structure in a preset or in the template, as the settings say."""
+    def structure_input(self, frame: Frame) -> tuple[Section, Geometry]:
+        """The structure in a preset or in the template, as the settings say, and where it lies.
+
+        Raises:
+            CalculationFailed: BAD_INPUT or BAD_GEOMETRY: there is no such input.
+        """
         if self._template is None:
+            geometry = place(frame)
             tree = preset(self._settings, geometry, electrons=int(frame.numbers.sum()))
         else:
             tree = deepcopy(self._template)
+            geometry = place_in(tree, frame)
         insert_structure(tree, geometry, template=self._template is not None)
-        return tree
+        return tree, geometry
 
     def _bring_files(self, tree: Section, directory: Path) -> None:
         """Copies of the user's files beside the input, and their names in it."""
@@ -133,11 +145,14 @@ class CP2KLabeler(Labeler):
     def _smeared_start(self, tree: Section, calculation: Calculation) -> tuple[str | None, float]:
         """The wave function (or density) of the structure with wide smearing, converged or not, and its seconds.
 
+        None where such a start could lose the magnetic order.
+
         Raises:
             CalculationFailed: it did not even begin.
         """
         wide = deepcopy(tree)
-        smear_widely(wide.at("FORCE_EVAL", "DFT"))
+        if not smear_widely(wide.at("FORCE_EVAL", "DFT")):
+            return None, 0.0
         ask_for(wide, forces=False, stress=False, populations=False, project=SMEARED)
         _, failure, wall_s = run_cp2k(wide, calculation, SMEARED)
         if failure is not None and failure.cause is not Cause.NOT_CONVERGED:
@@ -178,6 +193,23 @@ def require_files(settings: CP2KReference) -> None:
                     f"labels.reference.{key}: {name}: there is no such file.",
                     f"Correct labels.reference.{key}: files of yours by path, CP2K's own by name.",
                 )
+
+
+def cp2k_problems(settings: CP2KReference, frames: Mapping[str, Sequence[Frame]]) -> list[str]:
+    """One line per system with a structure of which no input can be made.
+
+    Raises:
+        SettingsError: the template or a file of the user's cannot be used.
+    """
+    labeler = CP2KLabeler(settings)
+    problems: dict[str, str] = {}
+    for name, group in frames.items():
+        for frame in group:
+            try:
+                labeler.structure_input(frame)
+            except CalculationFailed as failed:
+                problems.setdefault(name, f"labels.reference: system {name}: {failed}")
+    return list(problems.values())
 
 
 def cp2k_numbers(settings: CP2KReference) -> frozenset[int] | None:

@@ -8,6 +8,8 @@ from pipeline.references.base import CalculationFailed
 _DRAWING = re.compile(r"^ \*(?:  \\___/|    \||  O/\||( /\| \|)|( / \\))?")
 """The little person beside the text of an [ABORT]."""
 _NOT_THERE = re.compile(r"does not exist|was not found|cannot be opened|not found in the|No such file", re.IGNORECASE)
+_NOT_DONE = re.compile(r"not \(?yet\)? (?:supported|implemented)|not tested for", re.IGNORECASE)
+"""What CP2K says, late too, of combinations that it does not have: another try would only come to the same."""
 
 
 def find_failure(output: str, code: int, died_of: str) -> CalculationFailed | None:
@@ -34,7 +36,7 @@ def find_failure(output: str, code: int, died_of: str) -> CalculationFailed | No
                 "Correct basis, potential and their files in labels.reference (or its template), or set CP2K_DATA_DIR in "
                 "site.launch.environment.",
             )
-        if "SCF WAVEFUNCTION OPTIMIZATION" in output:
+        if "SCF WAVEFUNCTION OPTIMIZATION" in output and not _NOT_DONE.search(text):
             return CalculationFailed(Cause.CRASH, f"CP2K stopped in the midst of its work: {text}")
         return CalculationFailed(Cause.BAD_INPUT, f"CP2K refused its input: {text}", "Correct labels.reference.")
     if code != 0 or "PROGRAM ENDED AT" not in output:

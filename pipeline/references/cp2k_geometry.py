@@ -43,15 +43,21 @@ class Geometry:
         return tuple(dict.fromkeys(self.symbols))
 
 
-def place(frame: Frame) -> Geometry:
-    """A frame in the cell it is computed in: a function of the frame alone.
+def place(frame: Frame, free_edges: FloatArray | None = None) -> Geometry:
+    """A frame in the cell it is computed in: a function of the frame and of a template's box.
 
     Periodic in three directions: as it is. A molecule: in the middle of a cube (the wavelet solver takes no other box) with
     ``VACUUM_A`` on every side, its edge rounded up to a whole Å, whatever the frame's cell says. A slab or a wire: in the
-    directions that are not periodic, in the middle of a box twice as wide as its density, rounded up to two Å.
+    directions that are not periodic, in the middle of a box twice as wide as its density, rounded up to two Å, or of the one
+    that is given.
+
+    Args:
+        frame: the structure.
+        free_edges: (3,) Å, of a slab's or wire's box where it is not periodic.
 
     Raises:
-        CalculationFailed: BAD_GEOMETRY: a slab or wire whose periodic vectors do not lie along their own Cartesian axes.
+        CalculationFailed: BAD_GEOMETRY: a slab or wire whose periodic vectors do not lie along their own Cartesian axes, or
+            that is larger than its box.
     """
     symbols = tuple(chemical_symbols[z] for z in frame.numbers)
     periodic = "".join(axis for axis, on in zip(AXES, frame.pbc, strict=True) if on) or "NONE"
@@ -73,7 +79,14 @@ def place(frame: Frame) -> Geometry:
                 "Turn the structures so that vector a lies along x, b along y and c along z, or make them periodic in three "
                 "directions.",
             )
-        edges = 2 * np.ceil(high - low + 2 * REACH_A)
+        edges = 2 * np.ceil(high - low + 2 * REACH_A) if free_edges is None else free_edges
+        if (high - low >= edges)[free].any():
+            raise CalculationFailed(
+                Cause.BAD_GEOMETRY,
+                f"the structure extends over {(high - low)[free].tolist()} Å where it is not periodic, but the &CELL of the "
+                f"template has {edges[free].tolist()} Å there.",
+                "Enlarge the &CELL of labels.reference.template.",
+            )
         # for slabs, Martyna-Tuckerman converges with the box far faster than the analytic solver, the only one for wires
         solver = "MT" if frame.pbc.sum() == 2 else "ANALYTIC"
     cell = np.where(frame.pbc[:, None], frame.cell, np.diag(edges))

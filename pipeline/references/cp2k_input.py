@@ -3,23 +3,19 @@
 What the presets write beyond their settings (``preset``) is part of the level of theory: whoever changes it raises ``RECIPE``.
 """
 
-import hashlib
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import MissingFileError, SettingsError
 from pipeline.frames import FloatArray
-from pipeline.records import Cause
-from pipeline.references.base import CalculationFailed
 from pipeline.references.cp2k_geometry import AXES, Geometry
 from pipeline.references.cp2k_scf import is_polarised, scf_section
-from pipeline.references.cp2k_tree import Section, read_tree, unquoted
+from pipeline.references.cp2k_template import kind_labels
+from pipeline.references.cp2k_tree import Section
 from pipeline.settings.dft import CP2KReference, KPoints
 
-RECIPE = 1
+RECIPE = 2
 PROJECT = "label"
 INTERFACE = f"{PROJECT}.scine"
 """File in which CP2K prints energy, cell, coordinates and forces a second time."""
@@ -28,8 +24,8 @@ DIGITS = 12
 D3_RANGE_A = 16.0
 WRITE_EVERY = 5
 """SCF steps between two restart files: what a try that runs out of time has to do again."""
-_WITHOUT_KINDS = {"XTB", "DFTB", "AM1", "PM3", "PM6", "PM6-FM", "MNDO", "MNDOD", "PDG", "RM1", "PNNL"}
-"""Quickstep methods that know their elements themselves."""
+_GRIDS = {"plain": (), "smooth": ("XC_SMOOTH_RHO NN50", "XC_DERIV NN50_SMOOTH"), "fine": ("USE_FINER_GRID T",)}
+"""What the settings' ``xc_grid`` is for CP2K."""
 
 
 def preset(settings: CP2KReference, geometry: Geometry, electrons: int) -> Section:
@@ -61,70 +57,18 @@ def preset(settings: CP2KReference, geometry: Geometry, electrons: int) -> Secti
     return Section("", items=[Section("GLOBAL"), force_eval])
 
 
-def read_template(path: Path) -> Section:
-    """A user's own input without what a label replaces: the structure, what moves it, and what was done to its forces.
-
-    Raises:
-        SettingsError: it cannot be read, has not one FORCE_EVAL, or computes otherwise than with Quickstep.
-    """
-    tree = read_tree(path)
-    where = f"labels.reference.template: {path}"
-    evaluations = tree.sections("FORCE_EVAL")
-    if len(evaluations) != 1:
-        raise SettingsError(f"{where}: {len(evaluations)} FORCE_EVAL sections.", "Give an input with one.")
-    force_eval = evaluations[0]
-    method = (force_eval.value("METHOD") or "QS").upper()
-    if method not in ("QS", "QUICKSTEP"):
-        raise SettingsError(f"{where}: METHOD is {method}.", "Give an input with METHOD QS.")
-    if force_eval.find("DFT") is None:
-        raise SettingsError(f"{where}: FORCE_EVAL has no DFT section.", "Give an input with METHOD QS.")
-    if force_eval.find("DFT", "XC", "WF_CORRELATION") is not None:
-        raise SettingsError(f"{where}: WF_CORRELATION is not supported.", "Give an input of a Kohn-Sham method.")
-    # constraints and RESCALE_FORCES would change the forces, velocities the stress, a restart the coordinates
-    tree.drop("MOTION", "EXT_RESTART")
-    force_eval.drop("RESCALE_FORCES")
-    force_eval.at("SUBSYS").drop("COORD", "TOPOLOGY", "VELOCITY", "CORE_COORD", "CORE_VELOCITY")
-    return tree
-
-
-def own_files(tree: Section, base: Path | None) -> dict[str, Path]:
-    """Values of ``…_FILE_NAME`` keywords that are files of the user's.
-
-    Args:
-        tree: an input.
-        base: directory that relative names are looked for in; None: only names with a slash are paths, others CP2K's own.
-    """
-    found = {}
-    for section in tree.walk():
-        for line in section.items:
-            if isinstance(line, str) and (value := _file_value(line)) is not None:
-                name = unquoted(value)
-                path = Path(name) if base is None else base / name
-                if (base is not None or "/" in name) and path.is_file():
-                    found[name] = path
-    return found
-
-
-def with_names(tree: Section, names: dict[str, str]) -> None:
-    """Give files other names, in place."""
-    for section in tree.walk():
-        for place, line in enumerate(section.items):
-            if isinstance(line, str) and (value := _file_value(line)) is not None and unquoted(value) in names:
-                section.items[place] = f"{line.partition(' ')[0]} {names[unquoted(value)]}"
-
-
 def insert_structure(tree: Section, geometry: Geometry, *, template: bool) -> None:
     """Put a structure into an input, in place. Numbers keep all their digits.
 
-    A molecule keeps the box of a template that has one (its Poisson solver was chosen for it) and is put in its middle.
+    A molecule keeps the box of a template that has one (its Poisson solver was chosen for it) and is put in its middle. A
+    template's own Poisson solver stays; where it has none, slabs and wires get one that fits.
 
     Raises:
         CalculationFailed: BAD_INPUT: the template says nothing of one of the elements.
     """
     force_eval = tree.at("FORCE_EVAL")
     subsys = force_eval.at("SUBSYS")
-    if template:
-        _require_kinds(tree, geometry)
+    labels = kind_labels(tree, geometry) if template else geometry.symbols
     box = subsys.find("CELL")
     if geometry.periodic == "NONE" and template and box is not None:
         subsys.replace(Section("TOPOLOGY", items=[Section("CENTER_COORDINATES")]))
@@ -133,12 +77,13 @@ def insert_structure(tree: Section, geometry: Geometry, *, template: bool) -> No
         cell = Section("CELL", items=[*vectors, f"PERIODIC {geometry.periodic}"])
         if box is not None:
             cell.items += box.sections("CELL_REF")
-        elif template and geometry.periodic != "XYZ":
+        has_solver = box is not None and force_eval.find("DFT", "POISSON") is not None
+        if template and geometry.periodic != "XYZ" and not has_solver:
             items: list[Section | str] = [f"PERIODIC {geometry.periodic}", f"PSOLVER {geometry.solver}"]
             force_eval.at("DFT").replace(Section("POISSON", items=items))
         subsys.replace(cell)
-    rows = zip(geometry.symbols, geometry.positions, strict=True)
-    subsys.replace(Section("COORD", items=[f"{symbol} {_digits(row)}" for symbol, row in rows]))
+    rows = zip(labels, geometry.positions, strict=True)
+    subsys.replace(Section("COORD", items=[f"{label} {_digits(row)}" for label, row in rows]))
 
 
 def ask_for(tree: Section, *, forces: bool, stress: bool, populations: bool, project: str = PROJECT) -> None:
@@ -183,37 +128,25 @@ def mesh_of(kpoints: KPoints, geometry: Geometry) -> tuple[int, ...]:
     return tuple(n if axis in geometry.periodic else 1 for n, axis in zip(wanted, AXES, strict=True))
 
 
-def reference_text(tree: Section) -> str:
-    """A template as far as it is level of theory: no start of the SCF, no number of its steps, no names of files."""
-    text = tree.text()
-    for name in ("MAX_SCF", "SCF_GUESS", "WFN_RESTART_FILE_NAME", "RESTART_FILE_NAME", "PROJECT_NAME", "PROJECT"):
-        text = re.sub(rf"^ *{name} .*\n", "", text, flags=re.MULTILINE | re.IGNORECASE)
-    return text
-
-
-def content_digest(path: Path) -> str:
-    """What a file holds, wherever it lies.
-
-    Raises:
-        SettingsError: it cannot be read.
-    """
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise MissingFileError(f"labels.reference: {path}: {error.strerror}.", "Correct the path.") from error
-
-
 def _multiplicity(settings: CP2KReference, geometry: Geometry, electrons: int) -> list[str]:
-    """Fixed, or the one nearest to the starting moments that the number of electrons allows; with smearing it relaxes."""
+    """Fixed, or the nearest to the starting moments that the number of electrons allows.
+
+    With smearing it is where the SCF starts, from where the moment relaxes: the next larger one, since without a moment it
+    would stay in a state without moments.
+    """
     if settings.multiplicity is not None:
         return [f"MULTIPLICITY {settings.multiplicity}"]
     parity = (electrons - settings.charge) % 2
     moment = abs(sum(settings.magnetization.get(symbol, 0.0) for symbol in geometry.symbols))
-    return [f"MULTIPLICITY {1 + parity + 2 * max(0, round((moment - parity) / 2))}"]
+    pairs = (moment - parity) / 2
+    pairs = math.floor(pairs + 0.5) if settings.smearing is None else math.ceil(pairs - 1e-9)
+    return [f"MULTIPLICITY {1 + parity + 2 * max(0, pairs)}"]
 
 
 def _exchange_correlation(settings: CP2KReference) -> Section:
     xc = Section("XC", items=[Section("XC_FUNCTIONAL", "PBE")])
+    if lines := _GRIDS[settings.xc_grid]:
+        xc.items.append(Section("XC_GRID", items=[*lines]))
     if settings.preset == "pbe-d3":
         pair: list[Section | str] = [
             "TYPE DFTD3(BJ)",
@@ -247,35 +180,6 @@ def _kind(settings: CP2KReference, element: str) -> Section:
     if moment := settings.magnetization.get(element):
         kind.items.append(f"MAGNETIZATION {moment!r}")
     return kind
-
-
-def kinds_of(tree: Section) -> frozenset[str] | None:
-    """Symbols of the elements that a template describes; None where it takes all.
-
-    A kind of another name, such as Fe1, is none of them: structures name elements alone.
-    """
-    force_eval = tree.at("FORCE_EVAL")
-    if (force_eval.at("DFT", "QS").value("METHOD") or "GPW").upper() in _WITHOUT_KINDS:
-        return None
-    kinds = force_eval.at("SUBSYS").sections("KIND")
-    known = frozenset(word.capitalize() for kind in kinds for word in kind.parameter.split()[:1])
-    return None if "Default" in known else known
-
-
-def _require_kinds(tree: Section, geometry: Geometry) -> None:
-    known = kinds_of(tree)
-    missing = [element for element in geometry.elements if known is not None and element not in known]
-    if missing:
-        raise CalculationFailed(
-            Cause.BAD_INPUT,
-            f"the template has no &KIND {missing[0]}, which the structure holds.",
-            f"Add &KIND {missing[0]} with its basis set and potential to labels.reference.template.",
-        )
-
-
-def _file_value(line: str) -> str | None:
-    key, _, value = line.partition(" ")
-    return value if key.upper().endswith("_FILE_NAME") else None
 
 
 def _digits(row: FloatArray) -> str:

@@ -6,7 +6,7 @@ All functions change a tree in place; they work on a preset's input and on a use
 import math
 
 from pipeline.records import Measure
-from pipeline.references.cp2k_tree import Section
+from pipeline.references.cp2k_tree import Section, number
 from pipeline.settings.dft import CP2KReference
 from pipeline.units import BOLTZMANN_EV_PER_K
 
@@ -23,6 +23,7 @@ DIRECT = "DIRECT_P_MIXING"
 _CP2K_STEPS = 50
 _CP2K_CONVERGENCE = 1e-5
 """CP2K's own MAX_SCF and EPS_SCF."""
+_KELVIN = {"K": 1.0, "K_TEMP": 1.0, "EV": 1 / BOLTZMANN_EV_PER_K}
 
 
 def scf_section(settings: CP2KReference) -> Section:
@@ -73,20 +74,28 @@ def take_measures(dft: Section, measures: tuple[Measure, ...]) -> None:
         mixing.put("NBUFFER", 16)
 
 
-def smear_widely(dft: Section) -> None:
-    """Make the SCF of the first half of SMEARED_START: its density is a start, its energy is nothing."""
+def smear_widely(dft: Section) -> bool:
+    """Make the SCF of the first half of SMEARED_START: its density is a start, its energy is nothing.
+
+    Where spins are apart, the total moment is held at the one the settings start with (or fix): left to itself it would
+    vanish under so wide a smearing, and the second half might stay in a state without moments.
+
+    Returns:
+        False, and nothing is changed, where spins are apart and that moment is zero or unknown, or cannot be held (k-points).
+    """
     scf = dft.at("SCF")
-    polarised, moment, own_eV = spins_apart(dft), None, 0.0
+    polarised, own_eV = spins_apart(dft), 0.0
+    moment = _starting_moment(dft) if polarised else None
+    if moment is not None and (moment <= 0 or _has_kpoints(dft)):
+        return False
     if scf.on("SMEAR"):
-        own = scf.at("SMEAR")
-        moment = own.value("FIXED_MAGNETIC_MOMENT")
-        own_eV = float((own.value("ELECTRONIC_TEMPERATURE") or "300").split()[-1]) * BOLTZMANN_EV_PER_K
-    elif polarised and (multiplicity := dft.value("MULTIPLICITY", "MULTIP")):
-        moment = str(int(multiplicity) - 1)
+        width = scf.at("SMEAR").value("ELECTRONIC_TEMPERATURE", "ELEC_TEMP", "TELEC") or "300"
+        own_eV = number(width, _KELVIN) * BOLTZMANN_EV_PER_K
     _use_diagonalization(scf, max(_total_steps(scf), SMEARED_STEPS))
     _mix_densities(scf)
-    _smear(scf, max(WIDE_eV, 3 * own_eV), polarised=polarised, moment=moment)
-    scf.put("EPS_SCF", max(SMEARED_CONVERGENCE, float(scf.value("EPS_SCF") or 0.0)))
+    _smear(scf, max(WIDE_eV, 3 * own_eV), polarised=polarised, moment=None if moment is None else f"{moment:g}")
+    scf.put("EPS_SCF", max(SMEARED_CONVERGENCE, _convergence(scf)))
+    return True
 
 
 def start_from(dft: Section, file: str) -> None:
@@ -102,7 +111,7 @@ def _take_other_solver(dft: Section, steps: int) -> None:
     if scf.on("OT"):
         _use_diagonalization(scf, steps)
         # the change of a density matrix says less than a gradient: forces are of first order in it
-        scf.put("EPS_SCF", 0.01 * float(scf.value("EPS_SCF") or _CP2K_CONVERGENCE))
+        scf.put("EPS_SCF", 0.01 * _convergence(scf))
     elif _knows_ot(dft):
         _use_ot(scf, steps)
     else:
@@ -115,18 +124,38 @@ def spins_apart(dft: Section) -> bool:
     return any(value.upper() not in ("F", ".FALSE.", "FALSE") for value in values)
 
 
-def _knows_ot(dft: Section) -> bool:
+def _starting_moment(dft: Section) -> float:
+    """μB; 0: none, or nobody says."""
+    scf = dft.at("SCF")
+    fixed = scf.at("SMEAR").value("FIXED_MAGNETIC_MOMENT") if scf.on("SMEAR") else None
+    if fixed is not None and number(fixed) >= 0:  # CP2K's default of -100 means that none is fixed
+        return number(fixed)
+    return max(number(dft.value("MULTIPLICITY", "MULTIP") or "0") - 1, 0.0)
+
+
+def _has_kpoints(dft: Section) -> bool:
     kpoints = dft.find("KPOINTS")
-    scheme = (kpoints.value("SCHEME") or "NONE").split()[0].upper() if kpoints else "NONE"
-    return scheme in ("NONE", "GAMMA") and not dft.at("SCF").on("SMEAR") and dft.at("SCF").value("ADDED_MOS") is None
+    return kpoints is not None and (kpoints.value("SCHEME") or "NONE").split()[0].upper() not in ("NONE", "GAMMA")
+
+
+def _knows_ot(dft: Section) -> bool:
+    return not _has_kpoints(dft) and not dft.at("SCF").on("SMEAR") and dft.at("SCF").value("ADDED_MOS") is None
+
+
+def _convergence(scf: Section) -> float:
+    return number(scf.value("EPS_SCF") or repr(_CP2K_CONVERGENCE))
+
+
+def _count(section: Section, name: str) -> int:
+    return int(number(section.value(name) or str(_CP2K_STEPS)))
 
 
 def _total_steps(scf: Section) -> int:
-    steps = int(scf.value("MAX_SCF") or _CP2K_STEPS)
+    steps = _count(scf, "MAX_SCF")
     outer = scf.find("OUTER_SCF")
     if outer is None or not scf.on("OUTER_SCF"):
         return steps
-    return steps * (int(outer.value("MAX_SCF") or _CP2K_STEPS) + 1)
+    return steps * (_count(outer, "MAX_SCF") + 1)
 
 
 def _use_ot(scf: Section, steps: int) -> None:

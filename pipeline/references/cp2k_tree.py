@@ -6,7 +6,7 @@ and ``@IF``; other ``@`` lines are CP2K's own affair.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,6 +135,42 @@ def unquoted(value: str) -> str:
     return value.strip().strip("\"'")
 
 
+def numbers(value: str, units: Mapping[str, float] | None = None) -> list[float]:
+    """A keyword's numbers as CP2K reads them: exponents with D, fractions, before them perhaps a unit.
+
+    Args:
+        value: all that stands behind the keyword.
+        units: in which it may be given, by their names in capitals; without a unit it is in the keyword's own.
+
+    Raises:
+        SettingsError: it is no number, or in another unit.
+    """
+    unit, text = re.match(r"(?:\[ *([^]]*?) *\])?(.*)", value.strip()).groups()  # type: ignore[union-attr]  # matches all
+    try:
+        factor = 1.0 if unit is None else (units or {})[unit.upper()]
+        return [factor * _real(word) for word in text.split()]
+    except (KeyError, ValueError, ZeroDivisionError):
+        raise SettingsError(
+            f"labels.reference.template: {value.strip()!r} is no number, or in a unit that is not known here.",
+            "Write it as a plain number in CP2K's own unit of that keyword.",
+        ) from None
+
+
+def number(value: str, units: Mapping[str, float] | None = None) -> float:
+    """A keyword's one number; as :func:`numbers`."""
+    found = numbers(value, units)
+    if len(found) != 1:
+        raise SettingsError(
+            f"labels.reference.template: {value.strip()!r} is not one number.", "Correct the CP2K input file."
+        )
+    return found[0]
+
+
+def _real(word: str) -> float:
+    above, _, below = re.sub("[dD]", "e", word).partition("/")
+    return float(above) / float(below or 1)
+
+
 def _preprocessed(path: Path, variables: dict[str, str], depth: int = 0) -> Iterator[tuple[str, str]]:
     """Lines without comments, continued ones joined, variables filled in, files included; each after its place.
 
@@ -151,7 +187,7 @@ def _preprocessed(path: Path, variables: dict[str, str], depth: int = 0) -> Iter
             case _ if skipping:
                 continue
             case "@IF":
-                skipping = not _holds(_filled(rest, variables, where))
+                skipping = not _holds(_filled(rest, variables, where), where)
             case "@SET":
                 name, _, value = rest.strip().partition(" ")
                 variables[name.upper()] = _filled(value.strip(), variables, where)
@@ -194,13 +230,21 @@ def _filled(text: str, variables: dict[str, str], where: str) -> str:
     return _VARIABLE.sub(value, text)
 
 
-def _holds(condition: str) -> bool:
-    """CP2K's rule: texts compared by == or /=; alone, anything but nothing and 0 holds."""
-    for sign, wanted in (("==", True), ("/=", False)):
-        left, found, right = condition.partition(sign)
-        if found:
-            return (left.strip().upper() == right.strip().upper()) is wanted
-    return condition.strip() not in ("", "0")
+def _holds(condition: str, where: str) -> bool:
+    """CP2K's rule: texts compared by == or /=, to the letter; alone, anything but nothing and 0 holds.
+
+    Parentheses may stand around a comparison. Elsewhere CP2K reads them otherwise than they look: (0) holds.
+
+    Raises:
+        SettingsError: parentheses elsewhere, or not one comparison of two texts.
+    """
+    text, compared = condition.strip(), re.findall("==|/=", condition)
+    if compared and text.startswith("(") and text.endswith(")"):
+        text = text[1:-1]
+    sides = [side.strip() for side in re.split("==|/=", text)]
+    if len(compared) > 1 or re.search("[()]", text) or (compared and not sides[1]):
+        raise _unreadable(where, f"@IF {condition.strip()} is no condition of the form A == B, ( A == B ) or A")
+    return (sides[0] == sides[1]) is (compared[0] == "==") if compared else text not in ("", "0")
 
 
 def _name(item: Section | str) -> str:

@@ -81,6 +81,17 @@ def test_forces_and_stress_of_water_are_derivatives_of_its_energy(label: Label, 
     assert_derivatives(label, water, WATER, forces=5e-3, stress=2e-4)
 
 
+def test_forces_on_a_smooth_grid_are_derivatives_of_its_energy(label: Label, water: Frame) -> None:
+    """Two components, on oxygen and on hydrogen."""
+    smooth = WATER.model_copy(update={"cutoff_Ry": 300.0, "xc_grid": "smooth"})
+    right, _ = label(water, smooth)
+    for atom, axis in ((0, 2), (1, 1)):
+        way = np.zeros((3, 3))
+        way[atom, axis] = 0.01
+        high, low = (label(displaced(water, sign * way), smooth)[0].energy for sign in (1, -1))
+        assert (high - low) / 0.02 == pytest.approx(-right.forces[atom, axis], abs=5e-3)
+
+
 def test_forces_and_stress_of_silicon_are_derivatives_of_its_free_energy(label: Label, silicon: Frame) -> None:
     assert_derivatives(label, silicon, COARSE, forces=5e-3, stress=2e-4)
 
@@ -215,6 +226,30 @@ def test_a_template_gives_the_label_of_the_preset_it_spells_out(
     assert result.charges is not None
     gentle = label(hydrogen, settings, Measure.MORE_STEPS, Measure.GENTLE_MIXING, Measure.OTHER_SOLVER)[0]
     assert_same(gentle, plain[0])
+
+
+def test_kinds_of_one_element_and_the_box_of_a_slab_reach_cp2k(label: Label, hydrogen: Frame, tmp_path: Path) -> None:
+    """Two hydrogen atoms far apart, one with spin up and one with spin down, as the template's own atoms say it."""
+    atoms = hydrogen.to_atoms()
+    atoms.pbc = (True, True, False)
+    atoms.positions[1] = atoms.positions[0] + [0, 0, 2.4]
+    text = (Path(__file__).parent / "cp2k" / "by_hand" / "water.inp").read_text()
+    head, _, rest = text.partition("    &CELL")
+    kinds = "".join(
+        f"&KIND {name}\nELEMENT H\nMAGNETIZATION {moment}\nBASIS_SET SZV-MOLOPT-SR-GTH\nPOTENTIAL GTH-PBE\n&END\n"
+        for name, moment in (("H1", 1), ("H2", -1))
+    )
+    subsys = f"&CELL\nABC 5 5 9\n&END\n&COORD\nH1 0 0 0\nH2 0 0 3\n&END\n{kinds}"
+    dft = rest.partition("  &END SUBSYS\n")[2].replace("&DFT", "&DFT\nUKS\nMULTIPLICITY 1", 1)
+    (tmp_path / "mine.inp").write_text(f"{head}{subsys}&END SUBSYS\n{dft}")
+    settings = CP2KReference(template=str(tmp_path / "mine.inp"), magnetic_moments=True)
+    result, directory = label(Frame.from_atoms(atoms, system="slab"), settings, Measure.SMEARED_START)
+    assert result.magnetic_moments is not None
+    assert result.magnetic_moments[0] > 0.5
+    assert result.magnetic_moments.sum() == pytest.approx(0, abs=1e-3)
+    assert result.stress is None
+    assert not (directory / "smeared.inp").exists()
+    assert "9.0" in (directory / "label.inp").read_text().partition("&CELL")[2].partition("&END")[0]
 
 
 @pytest.mark.parametrize(

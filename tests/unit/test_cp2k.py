@@ -1,4 +1,4 @@
-"""CP2K's input: from settings, structures and measures, and from templates."""
+"""CP2K's input: from settings, structures and measures."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,11 @@ from pipeline.errors import SettingsError
 from pipeline.frames import Frame
 from pipeline.records import Cause, Measure
 from pipeline.references.base import CalculationFailed
-from pipeline.references.build import ready_reference, reference_digest, supported_elements
-from pipeline.references.cp2k import CP2KLabeler, cp2k_facts
+from pipeline.references.build import reference_digest
+from pipeline.references.cp2k import CP2KLabeler
 from pipeline.references.cp2k_geometry import place
-from pipeline.references.cp2k_input import ask_for, insert_structure, preset, read_template
+from pipeline.references.cp2k_input import ask_for, insert_structure, preset
 from pipeline.references.cp2k_scf import smear_widely, take_measures
-from pipeline.references.cp2k_tree import Section, read_tree
 from pipeline.settings.dft import CP2KReference, KPoints, Smearing
 
 WATER = Frame.from_atoms(
@@ -63,16 +62,49 @@ def test_spin_is_unrestricted_only_where_it_is_asked_for() -> None:
     assert values(text_of(WATER, multiplicity=3), "MULTIPLICITY") == ["3"]
 
 
+O2 = Frame.from_atoms(Atoms("O2", positions=[[0, 0, 0], [0, 0, 1.2]], cell=[5, 5, 5], pbc=True), system="o2")
+
+
 @pytest.mark.parametrize(
-    ("moment", "charge", "multiplicity"), [(1.0, 0, "3"), (0.8, 1, "2"), (-1.0, 0, "3"), (0.1, 0, "1")]
+    ("moment", "charge", "multiplicity"), [(1.0, 0, "3"), (0.5, 0, "3"), (0.8, 1, "2"), (-1.0, 0, "3"), (0.1, 0, "1")]
 )
 def test_starting_moments_without_multiplicity_start_at_the_nearest_possible_one(
     moment: float, charge: int, multiplicity: str
 ) -> None:
-    o2 = Frame.from_atoms(Atoms("O2", positions=[[0, 0, 0], [0, 0, 1.2]], cell=[5, 5, 5], pbc=True), system="o2")
-    text = text_of(o2, magnetization={"O": moment}, charge=charge)
+    text = text_of(O2, magnetization={"O": moment}, charge=charge)
     assert values(text, "MULTIPLICITY") == [multiplicity]
     assert values(text, "MAGNETIZATION") == [repr(moment)]
+
+
+@pytest.mark.parametrize(
+    ("moment", "charge", "multiplicity"), [(0.5, 0, "3"), (0.01, 0, "3"), (1.2, 0, "5"), (0.1, 1, "2"), (0.9, 1, "4")]
+)
+def test_with_smearing_a_small_moment_starts_as_a_larger_one_and_never_as_none(
+    moment: float, charge: int, multiplicity: str
+) -> None:
+    text = text_of(O2, magnetization={"O": moment}, charge=charge, smearing=Smearing(width_eV=0.1))
+    assert values(text, "MULTIPLICITY") == [multiplicity]
+
+
+def test_moments_that_cancel_start_without_a_total_one_with_smearing_too() -> None:
+    water = text_of(WATER, magnetization={"O": 0.2, "H": -0.1}, smearing=Smearing(width_eV=0.1))
+    assert values(water, "MULTIPLICITY") == ["1"]
+
+
+def test_a_fixed_moment_with_smearing_and_kpoints_is_refused_with_the_remedy() -> None:
+    both = {"preset": "pbe", "smearing": Smearing(width_eV=0.1), "kpoints": KPoints(mesh=(2, 1, 1))}
+    with pytest.raises(ValueError, match=r"multiplicity is 3.*give magnetization"):
+        CP2KReference(multiplicity=3, **both)
+    CP2KReference(magnetization={"O": 1.0}, **both)
+
+
+def test_a_grid_of_the_functional_is_asked_for_only_where_it_is_not_cp2ks_own() -> None:
+    assert "XC_GRID" not in text_of(WATER)
+    smooth, fine = (text_of(WATER, xc_grid=grid) for grid in ("smooth", "fine"))
+    assert (values(smooth, "XC_SMOOTH_RHO"), values(smooth, "XC_DERIV")) == (["NN50"], ["NN50_SMOOTH"])
+    assert values(fine, "USE_FINER_GRID") == ["T"]
+    with pytest.raises(ValueError, match="xc_grid cannot be given beside template"):
+        CP2KReference(template="mine.inp", xc_grid="fine")
 
 
 def test_fixed_occupations_at_gamma_are_minimised_and_others_diagonalised() -> None:
@@ -138,7 +170,8 @@ def test_slabs_and_wires_keep_their_periodic_vectors() -> None:
 
 def test_no_measure_touches_anything_but_the_way_to_the_result() -> None:
     """Basis, grid, functional, k-points, occupations, spin and the accuracy (or a better one) stay."""
-    for settings in ({}, {"smearing": Smearing(width_eV=0.1), "kpoints": KPoints(mesh=(2, 1, 1)), "multiplicity": 3}):
+    metal = {"smearing": Smearing(width_eV=0.1), "kpoints": KPoints(mesh=(2, 1, 1)), "magnetization": {"O": 1.0}}
+    for settings in ({}, metal):
         plain = text_of(WATER, **settings)
         for measure in Measure:
             other = text_of(WATER, measure, **settings)
@@ -179,147 +212,40 @@ def test_more_steps_are_three_times_as_many() -> None:
 def test_a_smeared_start_is_wide_and_ends_with_the_moment_it_was_given() -> None:
     reference = CP2KReference(preset="pbe", multiplicity=3)
     dft = preset(reference, place(WATER), 10).at("FORCE_EVAL", "DFT")
-    smear_widely(dft)
+    assert smear_widely(dft)
     text = dft.text()
     assert float(values(text, "ELECTRONIC_TEMPERATURE")[0]) > 3000
     assert values(text, "FIXED_MAGNETIC_MOMENT") == ["2"]
     assert values(text, "ADDED_MOS") == ["-1 -1"]
 
 
-# templates
-
-TEMPLATE = """! made by hand
-@SET BASIS SZV-MOLOPT-SR-GTH
-@SET D3 0
-&GLOBAL
-  PROJECT mine
-  RUN_TYPE GEO_OPT   # replaced
-&END
-&MOTION
-  &CONSTRAINT
-    &FIXED_ATOMS
-      LIST 1
-    &END
-  &END
-&END MOTION
-&force_eval
-  METHOD Quickstep
-  &DFT
-    BASIS_SET_FILE_NAME  ./my_basis
-    POTENTIAL_FILE_NAME GTH_POTENTIALS
-    &SCF
-      EPS_SCF 1.0E-8
-      MAX_SCF 30
-@IF ${D3}
-      THIS IS NOT READ
-@ENDIF
-    &END SCF
-    &XC
-      &XC_FUNCTIONAL BLYP
-      &END
-    &END XC
-  &END DFT
-  &SUBSYS
-    &CELL
-      ABC [bohr] 10 10 10
-    &END
-    &COORD
-      H 0 0 0
-    &END
-@INCLUDE kinds.inc
-  &END SUBSYS
-&END FORCE_EVAL
-"""
-KINDS = r"""&KIND O
-  BASIS_SET $BASIS
-  POTENTIAL \
-    GTH-BLYP
-&END
-&KIND H
-  BASIS_SET ${BASIS}
-  POTENTIAL ${POT-GTH-BLYP}
-&END
-"""
-
-
-@pytest.fixture
-def template(tmp_path: Path) -> Path:
-    (tmp_path / "kinds.inc").write_text(KINDS)
-    (tmp_path / "my_basis").write_text("a basis")
-    path = tmp_path / "mine.inp"
-    path.write_text(TEMPLATE)
-    return path
-
-
-def filled(template: Path, frame: Frame) -> str:
-    tree = read_template(template)
-    insert_structure(tree, place(frame), template=True)
-    ask_for(tree, forces=True, stress=True, populations=False)
-    return tree.text()
-
-
-def test_a_template_keeps_everything_but_the_structure_and_what_moves_it(template: Path) -> None:
-    text = filled(template, WATER)
-    assert "&XC_FUNCTIONAL BLYP" in text
-    assert values(text, "EPS_SCF") == ["1.0E-8"]
-    assert values(text, "BASIS_SET") == ["SZV-MOLOPT-SR-GTH"] * 2
-    assert values(text, "POTENTIAL") == ["GTH-BLYP"] * 2
-    assert values(text, "RUN_TYPE") == ["ENERGY_FORCE"]
-    assert values(text, "[ABC]") == ["6.0 0.0 0.0", "0.0 6.0 0.0", "0.0 0.0 6.0"]
-    assert len(values(text, "H")) == 2
-    for gone in ("FIXED_ATOMS", "bohr", "NOT READ", "@", "$"):
-        assert gone not in text
-
-
-def test_a_molecule_stays_in_the_box_of_the_template(template: Path) -> None:
-    molecule = Frame.from_atoms(Atoms("OH2", positions=WATER.positions), system="m")
-    text = filled(template, molecule)
-    assert values(text, "ABC") == ["[bohr] 10 10 10"]
-    assert "&CENTER_COORDINATES" in text
-
-
-def test_a_template_without_an_element_of_the_structure_is_refused_by_name(template: Path) -> None:
-    copper = Frame.from_atoms(Atoms("Cu", cell=[4, 4, 4], pbc=True), system="cu")
-    with pytest.raises(CalculationFailed, match="no &KIND Cu") as failed:
-        filled(template, copper)
-    assert failed.value.cause is Cause.BAD_INPUT
-
-
-def test_a_template_says_which_elements_it_takes(template: Path) -> None:
-    settings = CP2KReference(template=str(template))
-    assert supported_elements(settings) == {1, 8}
-    (template.parent / "kinds.inc").write_text(KINDS + "&KIND DEFAULT\n&END\n")
-    assert supported_elements(settings) is None
-    assert supported_elements(CP2KReference(preset="pbe")) is None
-
-
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("settings", "moment"),
     [
-        (lambda text: text.replace("&END DFT", "&END SCF"), "closes nothing"),
-        (lambda text: text.replace("&END FORCE_EVAL", ""), "is not closed"),
-        (lambda text: text.replace("&force_eval", "&FORCES_EVAL").replace("END FORCE_EVAL", "END"), "0 FORCE_EVAL"),
-        (lambda text: text.replace("Quickstep", "FIST"), "METHOD is FIST"),
-        (lambda text: text.replace("kinds.inc", "nowhere.inc"), "nowhere.inc"),
-        (lambda text: text.replace("@SET BASIS", "@SET OTHER"), "is not set"),
+        ({}, []),
+        ({"smearing": Smearing(width_eV=0.1), "magnetization": {"O": 1.5}}, ["2"]),
+        ({"multiplicity": 1}, None),
+        ({"smearing": Smearing(width_eV=0.1), "magnetization": {"O": 0.2, "H": -0.1}}, None),
+        (
+            {"smearing": Smearing(width_eV=0.1), "kpoints": KPoints(mesh=(2, 1, 1)), "magnetization": {"O": 1.5}},
+            None,
+        ),
     ],
+    ids=["paired", "relaxing", "singlet", "cancelling", "k-points"],
 )
-def test_a_template_that_cannot_be_used_is_refused_when_it_is_read(template: Path, damage: object, words: str) -> None:
-    template.write_text(damage(TEMPLATE))
-    with pytest.raises(SettingsError, match=words):
-        CP2KLabeler(CP2KReference(template=str(template)))
+def test_a_smeared_start_holds_the_starting_moment_or_is_none(
+    settings: dict[str, object], moment: list[str] | None
+) -> None:
+    dft = preset(CP2KReference(preset="pbe", **settings), place(WATER), 10).at("FORCE_EVAL", "DFT")
+    plain = dft.text()
+    assert smear_widely(dft) is (moment is not None)
+    if moment is None:
+        assert dft.text() == plain
+    else:
+        assert values(dft.text(), "FIXED_MAGNETIC_MOMENT") == moment
 
 
-def test_the_level_of_theory_of_a_template_is_in_it_and_in_its_files(template: Path, tmp_path: Path) -> None:
-    settings = CP2KReference(template=str(template))
-    facts = cp2k_facts(settings)
-    template.write_text(TEMPLATE.replace("MAX_SCF 30", "MAX_SCF 90").replace("! made", "! well made"))
-    assert cp2k_facts(settings) == facts
-    assert cp2k_facts(settings.model_copy(update={"charges": True, "guess": "nearest"})) == facts
-    (tmp_path / "my_basis").write_text("another basis")
-    assert cp2k_facts(settings) != facts
-    template.write_text(TEMPLATE.replace("BLYP", "PBE"))
-    assert cp2k_facts(settings) != facts
+# level of theory
 
 
 def test_the_level_of_theory_of_a_preset_is_in_its_settings_and_in_files_of_the_users(tmp_path: Path) -> None:
@@ -329,30 +255,14 @@ def test_the_level_of_theory_of_a_preset_is_in_its_settings_and_in_files_of_the_
     digest = reference_digest(settings)
     same = {"max_steps": 7, "guess": "nearest", "charges": True, "magnetic_moments": True}
     assert reference_digest(settings.model_copy(update=same)) == digest
-    assert reference_digest(settings.model_copy(update={"cutoff_Ry": 401.0})) != digest
+    for other in ({"cutoff_Ry": 401.0}, {"xc_grid": "smooth"}):
+        assert reference_digest(settings.model_copy(update=other)) != digest
     own.rename(tmp_path / "elsewhere")
     assert reference_digest(settings.model_copy(update={"basis_files": (str(tmp_path / "elsewhere"),)})) == digest
     (tmp_path / "elsewhere").write_text("two")
     assert reference_digest(settings.model_copy(update={"basis_files": (str(tmp_path / "elsewhere"),)})) != digest
 
 
-def test_a_worker_sees_that_files_changed_between_two_labels(tmp_path: Path) -> None:
-    own = tmp_path / "basis"
-    own.write_text("one")
-    settings = CP2KReference(preset="pbe", basis_files=(str(own),))
-    assert ready_reference(settings)[1] == reference_digest(settings)
-    own.write_text("two")
-    assert ready_reference(settings)[1] == reference_digest(settings)
-
-
 def test_a_file_of_the_users_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"potential_files.*nowhere"):
         CP2KLabeler(CP2KReference(preset="pbe", potential_files=(str(tmp_path / "nowhere"),)))
-
-
-def test_sections_are_written_as_they_were_read(tmp_path: Path) -> None:
-    path = tmp_path / "input"
-    path.write_text("&A x\n  KEY [unit] 1 2\n  &B\n  &END\n  KEY 3\n&END A\n")
-    tree: Section = read_tree(path)
-    assert tree.text() == "&A x\n  KEY [unit] 1 2\n  &B\n  &END B\n  KEY 3\n&END A\n"
-    assert tree.at("A").values("KEY") == ["[unit] 1 2", "3"]

@@ -85,6 +85,20 @@ def test_a_run_that_breaks_off_is_a_crash_and_an_abort_in_the_midst_of_the_scf_t
     assert aborted.cause is Cause.CRASH
 
 
+def test_what_cp2k_does_not_have_is_a_bad_input_even_where_it_says_so_late() -> None:
+    output = stored("water")[0]
+    box = re.search(r" \*{79}\n \*   ___.*?\n \*{79}\n", stored("wrong-spin")[0], re.DOTALL)[0]
+    late = output[: output.index("Total energy:")] + box
+    said = re.search(r"LSD: .*?  ", late)[0]
+    for words in (
+        "kpoints: Smearing with fixed magnetic moments not (yet) supported",
+        "Stress Tensor not tested for 2D systems.",
+    ):
+        failure = find_failure(late.replace(said, words + "  "), 1, "")
+        assert failure is not None
+        assert (failure.cause, words in str(failure)) == (Cause.BAD_INPUT, True)
+
+
 def test_a_density_that_only_seems_converged_is_no_label() -> None:
     output, second, wanted = stored("silicon")
     total = re.search(r"  Total energy: +(-\d+\.\d+)", output)[1]
