@@ -1,5 +1,6 @@
 """Whether the program of a reference starts on a worker for labels: asked by ``farwalk check`` before hours are spent."""
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from parsl.app.app import python_app
 
 from apps.retries import LOST, lost_for_good
+from apps.worker import find_node
 from pipeline.errors import SiteError
 from pipeline.records import Remark
 from pipeline.references import Calculation, CalculationFailed
@@ -31,7 +33,8 @@ def look_at_program(reference: DFTReference, launch: LaunchSettings, ranks: int,
         What started, or why it did not and what to do.
     """
     with tempfile.TemporaryDirectory(prefix="program-", dir=directory) as own:
-        calculation = Calculation(directory=Path(own), launch=launch, ranks=ranks, threads=launch.threads)
+        host = find_node(os.environ).name
+        calculation = Calculation(directory=Path(own), launch=launch, host=host, ranks=ranks, threads=launch.threads)
         try:
             return start_program(reference, calculation)
         except CalculationFailed as failed:
@@ -52,7 +55,7 @@ def ask_program(site: Site, reference: DFTReference, directory: Path, tell: Call
         LostWorkerError: the worker died.
     """
     launch = site.launch
-    ranks = launch.ranks or max(1, launch.nodes * site.label_threads // launch.threads)
+    ranks = launch.ranks_for(site.label_threads)
     tell(f"starting the program of {reference.kind}")
     asked = (reference, launch, ranks, str(directory))
     if isinstance(site, InlineSite):

@@ -58,11 +58,12 @@ def _address(here: str) -> str:
 def find_node(environment: Mapping[str, str]) -> Node:
     """What the environment says of this machine."""
     scratch, ends = environment.get("FARWALK_SCRATCH"), environment.get("FARWALK_JOB_ENDS")
+    node = Node(name=environment.get("SLURMD_NODENAME", ""), ends=float(ends) if ends else None)
     if not scratch:
-        return Node(ends=float(ends) if ends else None)
+        return node
     # the directory is shared with other users of the node: these two are this user's alone
     cache, tries = (Path(scratch) / f"farwalk-{name}-{os.getuid()}" for name in ("cache", "tries"))
-    return Node(cache=cache, scratch=tries, ends=float(ends) if ends else None)
+    return dataclasses.replace(node, cache=cache, scratch=tries)
 
 
 def driver_code() -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from pipeline.errors import DiskFullError, TaskError
+from pipeline.errors import DiskFullError, NotBegunError, TaskError
 from pipeline.event_log import EventLog
 from pipeline.events import (
     EndReason,
@@ -32,7 +32,7 @@ from pipeline.events import (
     Work,
 )
 from pipeline.frames import Frame
-from pipeline.losses import label_cause, task_lost
+from pipeline.losses import label_cause, task_lost, unknown_so_far
 from pipeline.policy import Decision, End, Request, decide
 from pipeline.recording import Finished, Recorder, nothing_to_select
 from pipeline.records import LabelResult, LabelTask, Result, Status
@@ -50,6 +50,8 @@ GATHER_S = 0.005
 """How long it waits for more once something is done, seconds: one shard and one write of the log serve all of it."""
 QUIET_S = 600.0
 """A notice is not repeated within this time, seconds."""
+LATER_S = 15.0
+"""How long a task waits that a worker handed back because its job ends too soon, seconds: the worker would take it again."""
 ROOM_S = 2.0
 """How often a full disk is tried again, seconds."""
 
@@ -76,6 +78,7 @@ class Driver:
         state: what is known.
         on_event: called after each event is on disk.
         waiting: requests that are asked for but not handed out.
+        later: requests that wait before they are handed out again, and when they may be.
         running: tasks handed out.
         busy: how many of these of each kind.
         in_flight: names of all these.
@@ -95,6 +98,7 @@ class Driver:
     state: CampaignState
     on_event: Callable[[Event], None]
     waiting: deque[Request] = field(default_factory=deque)
+    later: deque[tuple[float, Request]] = field(default_factory=deque)
     running: dict[Future[Result], Job] = field(default_factory=dict)
     busy: Counter[Work] = field(default_factory=Counter)
     in_flight: set[str] = field(default_factory=set)
@@ -152,8 +156,10 @@ class Driver:
         if stop and self.paused is None:  # the next driver would only go on with what fails
             end = End(EndReason.INTERRUPTED, "told to stop; run it again to go on")
         if end is not None:
+            self.waiting.extend(request for _, request in self.later)
             self.in_flight.difference_update(request.name for request in self.waiting)
             self.waiting.clear()
+            self.later.clear()
             return end
         self._announce(decision.requests)
         self._fill()
@@ -173,6 +179,8 @@ class Driver:
 
     def _fill(self) -> None:
         """Hand out waiting requests up to the capacity of the steps."""
+        while self.later and self.later[0][0] <= time.monotonic():
+            self.waiting.append(self.later.popleft()[1])
         while self.waiting:
             work = self.waiting[0].work
             if self.busy[work] >= self.steps.capacity(work):
@@ -223,6 +231,10 @@ class Driver:
             error = future.exception()
             if error is None:
                 finished.append(Finished(job, future.result()))
+            elif isinstance(error, NotBegunError):
+                self.in_flight.add(job.request.name)
+                self.later.append((time.monotonic() + LATER_S, job.request))
+                self._notice([Notice(text=error.message, remedy=error.remedy)])
             elif (cause := label_cause(job.request, error, self.state.lost.count(job.request.name))) is not None:
                 finished.append(Finished(job, None, str(error), cause))
             else:
@@ -235,7 +247,8 @@ class Driver:
         self._tell(*events)
         for file in superseded:  # walkers between two legs: a long segment would leave hundreds of them
             self.store.discard_shard(file)
-        self._tell(*self._new([self._failed(request, error) for request, error in errors]))
+        failures = [self._failed(request, error) for request, error in errors]
+        self._tell(*unknown_so_far(failures, self.state.failure))
         labelled = {(event.round, event.item) for event in events if isinstance(event, Labelled)}
         for one in finished:
             if one.result is not None:
@@ -252,16 +265,6 @@ class Driver:
                 self.maker.guesses.keep(job.task.frame, Path(result.guess), scratch, time.time())
         if result.status is not Status.FAILED:
             self.store.clear_scratch(job.request.name)
-
-    def _new(self, failures: Sequence[TaskLost | TaskFailed]) -> list[Event]:
-        """Failures without those for a reason the campaign failed for already: an executor that ends fails all its tasks."""
-        known = {self.state.failure.reason} if self.state.failure is not None else set()
-        new: list[Event] = []
-        for failure in failures:
-            if isinstance(failure, TaskLost) or failure.reason not in known:
-                new.append(failure)
-                known.add(failure.reason)
-        return new
 
     def _failed(self, request: Request, error: BaseException) -> TaskLost | TaskFailed:
         """A task whose worker raised: it was lost, has a bug, or the machine does not work."""

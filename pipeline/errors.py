@@ -13,6 +13,7 @@ The tree, by who must act::
     ├── TaskError       a task was asked for something it cannot do: a bug or a bad input
     ├── LostWorkerError the process or node that carried out a task died, more than once
     └── PostponedError  the job ends before the task can: it goes on in another job
+        └── NotBegunError   so soon that nothing was begun
 
 Expected failures of a task (SCF not converged, walker exploded, time limit) are a ``Status`` in a result, never one of these.
 """
@@ -84,3 +85,7 @@ class LostWorkerError(PipelineError):
 
 class PostponedError(PipelineError):
     """The job that carries out a task ends before the task can; what was done is kept, and another job goes on with it."""
+
+
+class NotBegunError(PostponedError):
+    """The job ends so soon that nothing was begun."""

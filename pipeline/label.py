@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.durable import FREE_SPACE, full_disk, write_text_durably, written_into
-from pipeline.errors import MissingFileError, PipelineError, PostponedError, SettingsError, TaskError
+from pipeline.errors import MissingFileError, NotBegunError, PipelineError, PostponedError, SettingsError, TaskError
 from pipeline.label_directory import (
     FAILURE,
     Tries,
@@ -101,7 +101,7 @@ class _Labelling:
         self._launched = labeler is not None and bool(labeler.measures)
         self._threads = launch.threads if self._launched else task.threads
         cores = task.threads * (launch.nodes if self._launched else 1)
-        self._ranks = max(launch.ranks or cores // launch.threads, launch.nodes) if self._launched else 1
+        self._ranks = launch.ranks_for(task.threads) if self._launched else 1
         self._cores = max(cores, self._ranks * self._threads)
         self._directory = Path(task.scratch)
         self._remarks: list[Remark] = []
@@ -186,13 +186,13 @@ class _Labelling:
         """Seconds the try may take in this job.
 
         Raises:
-            PostponedError: none worth a try.
+            NotBegunError: none worth a try.
         """
         left_s = self._node.left_s - RESERVE_S
         if not self._launched or left_s >= plan.time_s:
             return plan.time_s
         if left_s < LEAST_S:
-            raise self._postponed()
+            raise NotBegunError(*_too_soon())
         return left_s
 
     def _leave_node(self, tries: Tries, wall_s: float) -> Tries:
@@ -218,6 +218,7 @@ class _Labelling:
             directory=working,
             measures=plan.measures,
             launch=task.launch,
+            host=self._node.name,
             ranks=plan.ranks,
             threads=self._threads,
             memory_GB=plan.memory_GB,
@@ -283,7 +284,7 @@ class _Labelling:
             drop_restart_files(self._directory / plan.previous, labeler.restart_files)
         logger.info("%s: try %d: %s: %s", self._task.task, len(after.failed), failed.cause, failed.reason)
         if cut:
-            raise self._postponed()
+            raise PostponedError(*_too_soon())
         return after
 
     def _finished(
@@ -322,11 +323,13 @@ class _Labelling:
             self._remarks.append(_not_kept(self._directory, error))
         return replace(result, remarks=tuple(self._remarks))
 
-    def _postponed(self) -> PostponedError:
-        return PostponedError(
-            f"{self._task.task}: the job on {socket.gethostname()} ends too soon for its reference calculation.",
-            "Raise the walltime of the label jobs (site.label.walltime, site.label.drain), or lower site.launch.time_limit.",
-        )
+
+def _too_soon() -> tuple[str, str]:
+    """What is wrong with the job of this worker, and the remedy."""
+    return (
+        f"the job on {socket.gethostname()} ends too soon for a reference calculation.",
+        "Raise the walltime of the label jobs (site.label.walltime, site.label.drain), or lower site.launch.time_limit.",
+    )
 
 
 def _not_kept(directory: Path, error: OSError) -> Remark:

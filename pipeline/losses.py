@@ -1,5 +1,7 @@
 """What becomes of a task whose worker gave no result. Pure functions of the error and of how often that happened."""
 
+from collections.abc import Sequence
+
 from pipeline.errors import DiskFullError, LostWorkerError, PipelineError, PostponedError
 from pipeline.events import TaskFailed, TaskLost, Work
 from pipeline.policy import Request
@@ -22,6 +24,22 @@ def label_cause(request: Request, error: BaseException, losses: int) -> Cause | 
     if isinstance(error, LostWorkerError):
         return Cause.WORKER_LOST
     return Cause.TIME_LIMIT if isinstance(error, PostponedError) and losses >= MOST_TRIES else None
+
+
+def unknown_so_far(failures: Sequence[TaskLost | TaskFailed], known: TaskFailed | None) -> list[TaskLost | TaskFailed]:
+    """Failures without those for a reason the campaign failed for already: an executor that ends fails all its tasks.
+
+    Args:
+        failures: in their order.
+        known: the failure of the campaign.
+    """
+    reasons = {known.reason} if known is not None else set()
+    new: list[TaskLost | TaskFailed] = []
+    for failure in failures:
+        if isinstance(failure, TaskLost) or failure.reason not in reasons:
+            new.append(failure)
+            reasons.add(failure.reason)
+    return new
 
 
 def task_lost(request: Request, error: BaseException, losses: int, *, now: float) -> TaskLost | TaskFailed:

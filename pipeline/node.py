@@ -35,11 +35,13 @@ class Node:
         cache: directory on the node's own disk for copies of model files; None: read them where they are.
         scratch: directory on the node's own disk, of this user alone, for files of tasks while they run; None: they are
             written where they are kept.
+        name: of the node, as SLURM knows it; empty where SLURM has nothing to do with it.
         ends: when the job that holds the worker ends, seconds since the epoch; None: it does not.
     """
 
     cache: Path | None = None
     scratch: Path | None = None
+    name: str = ""
     ends: float | None = None
 
     @property

@@ -78,6 +78,7 @@ def _ended(task: TrainTask | SelectTask, node: Node, directory: Path) -> Ended |
     calculation = Calculation(
         directory=directory,
         launch=task.launch.model_copy(update={"container": "", "nodes": 1}),  # these are of the references
+        host=node.name,
         ranks=task.ranks,
         threads=max(1, task.threads // task.ranks),
         time_s=LONGEST_S if node.ends is None else max(1.0, node.ends - time.time()),

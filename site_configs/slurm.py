@@ -23,6 +23,9 @@ IDLE_S = 600.0
 would cost more than ten idle minutes."""
 STRATEGY_S = 1.0
 """How often Parsl compares tasks and jobs, seconds."""
+STARTING_S = 120
+"""A pool may begin so long after its job and still keep to ``drain``, seconds: module load, imports from a slow disk. What it
+does not need serves the end of a label, after its program."""
 
 _SIOCGIFADDR = 0x8915
 """Linux: the address of a network interface."""
@@ -66,7 +69,7 @@ def make_config(
             cpu_affinity="none",  # the job's cores are SLURM's affair
             heartbeat_period=HEARTBEAT_S,
             heartbeat_threshold=LOST_AFTER_S,
-            drain_period=allocation.walltime - allocation.drain_s,
+            drain_period=drain_period(allocation),
             launch_cmd=worker_command(site.python) if site.python else worker_command(),
             interchange_launch_cmd=interchange_command(),
         )
@@ -82,6 +85,12 @@ def make_config(
         initialize_logging=False,  # the driver's own log has what matters; parsl.log grows by megabytes
         usage_tracking=0,
     )
+
+
+def drain_period(allocation: Allocation) -> int:
+    """Seconds from its own start in which a worker pool takes tasks: it starts later than its job."""
+    taking = allocation.walltime - allocation.drain_s
+    return taking - min(STARTING_S, taking // 2)
 
 
 def address_of(interface: str) -> str:

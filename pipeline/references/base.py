@@ -55,6 +55,7 @@ class Calculation:
         directory: existing, empty, for the files of this try alone.
         measures: in the order they were taken; a measure may be there twice.
         launch: how programs are started.
+        host: node of the worker as SLURM knows it, where a calculation on one node runs; empty: not known.
         ranks: MPI ranks, threads: of each rank.
         memory_GB: cap on the address space of a rank; None: none.
         time_s: wall time it may take.
@@ -65,6 +66,7 @@ class Calculation:
     directory: Path
     measures: tuple[Measure, ...] = ()
     launch: LaunchSettings = field(default_factory=LaunchSettings)
+    host: str = ""
     ranks: int = 1
     threads: int = 1
     memory_GB: float | None = None

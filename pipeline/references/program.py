@@ -215,7 +215,7 @@ def read_end(path: Path, size: int = READ_BYTES) -> str:
 
 def _mpi_command(calculation: Calculation) -> list[str]:
     launch = calculation.launch
-    return shlex.split(
+    words = shlex.split(
         launch.mpi.format(
             ranks=calculation.ranks,
             nodes=launch.nodes,
@@ -223,6 +223,10 @@ def _mpi_command(calculation: Calculation) -> list[str]:
             memory_MB=int(1000 * (calculation.memory_GB or 0)),
         )
     )
+    if launch.is_srun and launch.nodes == 1 and calculation.host:
+        # the job may have further nodes, which do not see the disk of this one; srun would take all where mpi names none
+        words[1:1] = ["-w", calculation.host, "-N", "1"]
+    return words
 
 
 @functools.cache

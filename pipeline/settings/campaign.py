@@ -16,6 +16,9 @@ from pipeline.settings.training import TrainingSettings
 from pipeline.settings.uncertainty import FeatureUncertaintySettings, UncertaintySettings
 from pipeline.settings.walkers import WalkerSettings
 
+LEAST_DRAIN_S = 180
+"""A label needs so much of its job: for a worker that starts late, its program, and what follows that."""
+
 
 class CampaignSettings(Settings):
     """``campaign.yaml``."""
@@ -90,6 +93,11 @@ class CampaignSettings(Settings):
             return [
                 f"site.launch.time_limit ({limit_s} s) does not fit into site.label.walltime ({job.walltime} s); "
                 "lower it or raise walltime and drain"
+            ]
+        if job.drain_s < LEAST_DRAIN_S:
+            return [
+                f"site.label.drain ({job.drain_s} s) is below {LEAST_DRAIN_S} s: no reference calculation could begin so late "
+                "in a job; raise it, or walltime where drain is not set"
             ]
         if limit_s > job.drain_s:
             return [

@@ -1,5 +1,6 @@
 """``site:`` — where tasks run. Holds no physics."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -136,7 +137,7 @@ class SlurmSite(SiteSettings):
                 problems.append(
                     f"label.launcher is srun, but with launch.nodes ({nodes}) one worker serves several nodes; use single"
                 )
-        problems += _ranks_problems(self.launch, nodes * job.cores_per_worker, "label.cores_per_worker × launch.nodes")
+        problems += _ranks_problems(self.launch, job.cores_per_worker, "label.cores_per_worker")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -188,13 +189,15 @@ class SlurmSite(SiteSettings):
 
 
 def _ranks_problems(launch: LaunchSettings, cores: int, key: str) -> list[str]:
-    """Whether the program of a label asks for more cores than a label task has."""
-    asked = (launch.ranks or launch.nodes) * launch.threads
+    """Whether the program of a label asks for more cores than a label task has, on each of its nodes."""
+    nodes = launch.nodes
+    asked = math.ceil((launch.ranks or nodes) / nodes) * launch.threads
     if asked <= cores:
         return []
+    of_one, where = (" / launch.nodes", " on each node") if nodes > 1 else ("", "")
     return [
-        f"launch.ranks × launch.threads is {asked}, but a label task has {cores} cores ({key}); lower the former or raise "
-        "the latter"
+        f"launch.ranks{of_one} × launch.threads is {asked}, but a label task has {cores} cores{where} ({key}); lower the "
+        "former or raise the latter"
     ]
 
 

@@ -113,6 +113,13 @@ LAUNCHES = [
         {"nodes_per_block": 2, "cores_per_worker": 2}, {"ranks": 2, "mpi": MPIRUN}, 1, id="mpirun-on-each-node"
     ),
     pytest.param({"nodes_per_block": 2}, {"ranks": 2, "nodes": 2, "mpi": MPIRUN}, 2, id="mpirun-over-two-nodes"),
+    # both would fit on the first node
+    pytest.param(
+        {"nodes_per_block": 2, "cores_per_worker": 4, "cores_per_node": 4},
+        {"ranks": 2, "mpi": SRUN.replace(" -N {nodes}", "")},
+        1,
+        id="srun-on-each-node",
+    ),
     pytest.param({"cores_per_worker": 2, "cores_per_node": 4}, {"ranks": 2, "mpi": SRUN}, 1, id="srun-side-by-side"),
 ]
 
@@ -152,6 +159,11 @@ def test_the_ranks_of_a_label_are_on_its_own_nodes(
     for places in ranks.values():
         assert len(places) == settings.launch.ranks
         assert len({node for node, _ in places}) == nodes, places
+    if nodes == 1:
+        # each ran on its own node's disk, which the others do not see
+        assert Counter(places[0][0] for places in ranks.values()) == Counter(
+            result.timing.host.split(":")[0] for result in results
+        )
     assert not processes_with(str(directory))
 
 

@@ -73,6 +73,7 @@ class ScriptedReference(Labeler):
             "directory": str(calculation.directory),
             "measures": list(calculation.measures),
             "ranks": calculation.ranks,
+            "host": calculation.host,
             "time_s": calculation.time_s,
             "previous": str(calculation.previous) if calculation.previous else None,
             "guess": str(calculation.guess) if calculation.guess else None,

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from ase.io import read
 from fabricated import TIMING, MadeUpSteps, carry_out, failed_label, settings, systems
 
 from pipeline.campaign import Campaign
-from pipeline.errors import DiskFullError, PostponedError, TaskError
+from pipeline.errors import DiskFullError, NotBegunError, PostponedError, TaskError
 from pipeline.event_log import encode
-from pipeline.events import EndReason, LabelFailed, Labelled, Stopped, TaskLost
+from pipeline.events import EndReason, LabelFailed, Labelled, Noticed, Stopped, TaskLost
 from pipeline.export import ExportFormat, export
 from pipeline.guesses import Guesses
 from pipeline.quarantine import quarantined, requeue
@@ -217,6 +218,45 @@ def test_a_label_whose_job_ends_too_soon_is_asked_for_again_three_times(tmp_path
         assert [(row.cause, row.reason) for row in failures] == [
             (Cause.TIME_LIMIT, "its job ends too soon. Raise site.label.drain.")
         ] * (times == 4)
+
+
+def test_a_label_that_no_worker_began_is_asked_for_again_later_and_never_given_up(tmp_path, monkeypatch):
+    wait_s, times = 0.1, 8
+    monkeypatch.setattr("pipeline.driver.LATER_S", wait_s)
+    handed_out: list[float] = []
+
+    class Ending(MadeUpSteps):
+        def _end(self, future, task) -> None:
+            if task.task == "label-r0001-0002":
+                handed_out.append(time.monotonic())
+                if len(handed_out) <= times:
+                    future.set_exception(NotBegunError("the job on nid7 ends too soon.", "Raise site.label.drain."))
+                    return
+            super()._end(future, task)
+
+    campaign = Campaign.create_or_open(settings(labels__budget=18), systems(), tmp_path / "c")
+    assert campaign.run(Ending()).reason is EndReason.BUDGET
+    assert len(handed_out) == times + 1
+    assert min(np.diff(handed_out)) >= wait_s
+    assert not events_of(campaign.store, TaskLost)
+    assert not events_of(campaign.store, LabelFailed)
+    (noticed,) = events_of(campaign.store, Noticed)
+    assert noticed.text == "the job on nid7 ends too soon."
+
+
+def test_a_stop_does_not_wait_for_labels_that_are_asked_for_later(tmp_path):
+    class Ending(MadeUpSteps):
+        def _end(self, future, task) -> None:
+            if isinstance(task, LabelTask) and task.round == 1:
+                future.set_exception(NotBegunError("the job on nid7 ends too soon."))
+            else:
+                super()._end(future, task)
+
+    steps = Ending()
+    campaign = Campaign.create_or_open(settings(labels__budget=18), systems(), tmp_path / "c")
+    outcome = campaign.run(steps, stop_requested=lambda: "label-r0001-0000" in steps.names)
+    assert outcome.reason is EndReason.INTERRUPTED
+    assert run(tmp_path / "c", carry_out)[2].reason is EndReason.BUDGET
 
 
 def test_restart_files_of_labels_are_kept_and_the_nearest_are_given_to_the_next(tmp_path):

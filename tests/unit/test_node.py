@@ -49,6 +49,8 @@ def test_a_worker_keeps_to_directories_of_its_own_user_on_the_disk_of_its_node()
     assert str(os.getuid()) in found.scratch.name
     assert found.scratch != found.cache
     assert find_node({"FARWALK_JOB_ENDS": "1800000000"}) == Node(ends=1_800_000_000.0)
+    assert find_node({"SLURMD_NODENAME": "nid7"}) == Node(name="nid7")
+    assert find_node({"SLURMD_NODENAME": "nid7", "FARWALK_SCRATCH": "/local"}).name == "nid7"
 
 
 def test_without_a_cache_the_file_itself_is_read(tmp_path):

@@ -231,6 +231,22 @@ def test_processes_that_a_program_leaves_behind_are_ended(tmp_path):
     assert not processes_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("launch", "expected"),
+    [
+        ({"mpi": "/opt/slurm/srun -n {ranks}"}, ["/opt/slurm/srun", "-w", "nid7", "-N", "1", "-n", "2"]),
+        ({"mpi": "srun -n {ranks}", "nodes": 2}, ["srun", "-n", "2"]),
+        ({"mpi": "mpirun -n {ranks}"}, ["mpirun", "-n", "2"]),
+    ],
+)
+def test_srun_is_told_the_node_of_the_worker_where_a_calculation_has_one_node(tmp_path, launch, expected):
+    words = command_of("pw.x", [], calculation(tmp_path, launch=LaunchSettings(**launch), ranks=2, host="nid7"))
+    began = words.index(expected[0])
+    assert words[began : began + len(expected)] == expected
+    assert ("-w" in words) is ("-w" in expected)
+    assert "-w" not in command_of("pw.x", [], calculation(tmp_path, launch=LaunchSettings(**launch), ranks=2))
+
+
 WORKER = """
 import sys
 from pathlib import Path

@@ -231,6 +231,15 @@ def site_problems(directory: Path, site: dict[str, Any], *overrides: str) -> str
     [
         (["site.launch.ranks=3", "site.launch.threads=2"], "ranks × launch.threads is 6, but a label task has 4 cores"),
         (["site.launch.ranks=8"], "launch.ranks × launch.threads is 8, but a label task has 4 cores"),
+        (
+            ["site.launch.ranks=9", "site.launch.nodes=2", "site.label.nodes_per_block=2"],
+            "launch.ranks / launch.nodes × launch.threads is 5, but a label task has 4 cores on each node",
+        ),
+        (
+            ["site.launch.threads=5", "site.launch.nodes=2", "site.label.nodes_per_block=2"],
+            "launch.ranks / launch.nodes × launch.threads is 5, but a label task has 4 cores on each node",
+        ),
+        (["site.label.drain=00:02:59"], "site.label.drain (179 s) is below 180 s"),
         (["site.launch.nodes=2"], "label.nodes_per_block (1) is not a multiple of launch.nodes (2)"),
         (
             ["site.launch.nodes=2", "site.label.nodes_per_block=4"],
@@ -252,9 +261,9 @@ def test_a_label_that_its_jobs_cannot_hold_is_refused(tmp_path: Path, overrides:
 
 
 def test_a_laptop_is_one_node_with_the_cores_of_a_label_task(tmp_path: Path) -> None:
-    text = site_problems(tmp_path, {"kind": "local_htex", "launch": {"ranks": 2, "nodes": 2}})
+    text = site_problems(tmp_path, {"kind": "local_htex", "launch": {"ranks": 4, "nodes": 2}})
     assert "only kind: slurm has more" in text
-    assert "a label task has 1 cores (label_threads)" in text
+    assert "a label task has 1 cores on each node (label_threads)" in text
 
 
 def test_a_try_of_a_label_takes_what_the_drain_leaves_where_no_limit_is_given(tmp_path: Path) -> None:
@@ -262,6 +271,14 @@ def test_a_try_of_a_label_takes_what_the_drain_leaves_where_no_limit_is_given(tm
     assert load_campaign(path, ["site.label.drain=00:40:00"]).settings.site.label_launch.limit_s == 2400
     assert load_campaign(path, ["site.launch.time_limit=00:05:00"]).settings.site.label_launch.limit_s == 300
     assert load_campaign(path, ["site={kind: local_htex}"]).settings.site.label_launch.limit_s == 7200
+
+
+def test_ranks_that_fill_every_node_of_a_label_are_taken(tmp_path: Path) -> None:
+    path = write(tmp_path, {**MINIMAL, "labels": {"reference": QE, "budget": 64}, "site": SLURM})
+    over_two = ["site.launch.nodes=2", "site.label.nodes_per_block=2"]
+    assert load_campaign(path, [*over_two, "site.launch.ranks=8"]).settings.site.launch.ranks_for(4) == 8
+    launch = load_campaign(path, [*over_two, "site.launch.threads=3"]).settings.site.launch
+    assert launch.ranks_for(5) == 2, "one on each node, not three"
 
 
 @pytest.mark.parametrize(

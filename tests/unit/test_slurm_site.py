@@ -12,9 +12,10 @@ from apps.notices import Notices
 from apps.retries import RetryHandler, lost_for_good
 from apps.worker import chosen_device, find_node
 from pipeline.errors import SiteError
+from pipeline.settings.allocation import Allocation
 from pipeline.settings.site import SlurmSite
 from site_configs import slurm_commands
-from site_configs.slurm import address_of
+from site_configs.slurm import STARTING_S, address_of, drain_period
 from site_configs.slurm_commands import SchedulerError, job_number, refusal
 from site_configs.slurm_executor import pause_after
 from site_configs.slurm_fate import fate_of, never_starts, why_no_worker
@@ -104,6 +105,16 @@ def test_workers_know_when_their_job_ends(tmp_path):
     left = ran(text_of(settings), "echo $(( FARWALK_JOB_ENDS - $(date +%s) ))")
     assert 91_790 <= int(left) <= 91_800
     assert ran(text_of(settings), "echo $FARWALK_JOB_ENDS", SLURM_JOB_END_TIME="1234") == "1234"
+
+
+def test_workers_take_tasks_until_the_drain_also_when_they_start_late():
+    drain, last = 180, {}
+    for walltime in (600, 86_400):
+        allocation = Allocation(walltime=walltime, cores_per_node=1, drain=drain)
+        last[walltime] = walltime - drain_period(allocation) - drain
+    assert last == {600: STARTING_S, 86_400: STARTING_S}
+    assert drain_period(Allocation(walltime=60, cores_per_node=1)) == 20, "short jobs do something all the same"
+    assert drain_period(Allocation(walltime=181, cores_per_node=1, drain=180)) == 1
 
 
 def test_worker_init_of_the_site_comes_before_the_allocation_s_and_both_before_the_worker(tmp_path):

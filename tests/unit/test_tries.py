@@ -17,7 +17,7 @@ import pytest
 from scripted import ScriptedReference, script
 
 import pipeline.workspace as workspace_module
-from pipeline.errors import DiskFullError, PostponedError
+from pipeline.errors import DiskFullError, NotBegunError, PostponedError
 from pipeline.label import RESERVE_S, run_label
 from pipeline.label_directory import FAILURE, RESULT, TRIES
 from pipeline.node import Node
@@ -265,11 +265,12 @@ def test_a_directory_whose_program_cannot_be_killed_is_left_and_waited_for_once(
 def test_a_job_that_ends_too_soon_costs_no_try_and_another_one_goes_on(tmp_path, monkeypatch):
     least_s = 1.0
     monkeypatch.setattr("pipeline.label.LEAST_S", least_s)
-    with pytest.raises(PostponedError, match=r"site\.label\.walltime"):
+    with pytest.raises(NotBegunError, match=r"site\.label\.walltime"):
         label(tmp_path, "good", node=Node(ends=time.time() + RESERVE_S + least_s - 1))
     assert not (tmp_path / "label-1" / "told.jsonl").exists()
-    with pytest.raises(PostponedError):
+    with pytest.raises(PostponedError) as caught:
         label(tmp_path, "not_converged", "slow", "good", node=Node(ends=time.time() + RESERVE_S + least_s + 2))
+    assert not isinstance(caught.value, NotBegunError)
     last = made(tmp_path)[-1]
     assert last["time_s"] < least_s + 2
     assert not (tmp_path / "label-1" / RESULT).exists()
@@ -280,6 +281,14 @@ def test_a_job_that_ends_too_soon_costs_no_try_and_another_one_goes_on(tmp_path,
     assert made(tmp_path)[-1]["previous"] == str(tmp_path / "label-1" / "try-2")
     assert result.core_s > least_s  # also what the first job spent
     assert len(made(tmp_path)) == 3
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_label_fills_each_of_its_nodes_with_whole_ranks_and_knows_the_node_of_its_worker(tmp_path):
+    launch = LaunchSettings(mpi="env ONLY={ranks}", nodes=2, threads=2)
+    assert label(tmp_path, "good", launch=launch, threads=3, node=Node(name="nid7")).status is Status.DONE
+    told = made(tmp_path)[-1]
+    assert (told["ranks"], told["host"]) == (2, "nid7")
 
 
 @pytest.mark.usefixtures("scripted")
