@@ -53,6 +53,7 @@ class ResourceSettings(SiteSettings):
                 f"launch.nodes is {self.launch.nodes}, but this machine is one node; only kind: slurm has more"
             )
         problems += _ranks_problems(self.launch, self.label_threads, "label_threads")
+        problems += _training_problems(self.train_ranks, self.train_threads, "train_threads")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -138,6 +139,8 @@ class SlurmSite(SiteSettings):
                     f"label.launcher is srun, but with launch.nodes ({nodes}) one worker serves several nodes; use single"
                 )
         problems += _ranks_problems(self.launch, job.cores_per_worker, "label.cores_per_worker")
+        trainer = "train" if self.train else "walk"
+        problems += _training_problems(self.train_ranks, self.train_threads, f"{trainer}.cores_per_worker")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -199,6 +202,13 @@ def _ranks_problems(launch: LaunchSettings, cores: int, key: str) -> list[str]:
         f"launch.ranks{of_one} × launch.threads is {asked}, but a label task has {cores} cores{where} ({key}); lower the "
         "former or raise the latter"
     ]
+
+
+def _training_problems(ranks: int, cores: int, key: str) -> list[str]:
+    """Whether training has a core for each of its ranks."""
+    if ranks <= cores:
+        return []
+    return [f"train_ranks is {ranks}, but training has {cores} cores ({key}); lower the former or raise the latter"]
 
 
 Site = Annotated[InlineSite | LocalThreadsSite | LocalHTEXSite | SlurmSite, Field(discriminator="kind")]

@@ -11,7 +11,7 @@ from pipeline.errors import SettingsError
 from pipeline.frames import Frame
 from pipeline.records import Cause, Measure
 from pipeline.references.base import CalculationFailed
-from pipeline.references.build import reference_digest
+from pipeline.references.build import ready_reference, reference_digest
 from pipeline.references.cp2k import CP2KLabeler
 from pipeline.references.cp2k_geometry import place
 from pipeline.references.cp2k_input import ask_for, insert_structure, preset
@@ -261,6 +261,15 @@ def test_the_level_of_theory_of_a_preset_is_in_its_settings_and_in_files_of_the_
     assert reference_digest(settings.model_copy(update={"basis_files": (str(tmp_path / "elsewhere"),)})) == digest
     (tmp_path / "elsewhere").write_text("two")
     assert reference_digest(settings.model_copy(update={"basis_files": (str(tmp_path / "elsewhere"),)})) != digest
+
+
+def test_a_worker_sees_that_files_changed_between_two_labels(tmp_path: Path) -> None:
+    own = tmp_path / "basis"
+    own.write_text("one")
+    settings = CP2KReference(preset="pbe", basis_files=(str(own),))
+    assert ready_reference(settings)[1] == reference_digest(settings)
+    own.write_text("two")
+    assert ready_reference(settings)[1] == reference_digest(settings)
 
 
 def test_a_file_of_the_users_that_is_missing_is_named_at_once(tmp_path: Path) -> None:

@@ -266,6 +266,13 @@ def test_a_laptop_is_one_node_with_the_cores_of_a_label_task(tmp_path: Path) -> 
     assert "a label task has 1 cores on each node (label_threads)" in text
 
 
+def test_training_has_a_core_for_each_of_its_ranks(tmp_path: Path) -> None:
+    told = problems_of(tmp_path, MINIMAL, "site.kind=local_htex", "site.train_ranks=4", "site.train_threads=2")
+    assert "train_ranks is 4, but training has 2 cores (train_threads)" in told
+    told = problems_of(tmp_path, {**MINIMAL, "site": SLURM}, "site.train_ranks=4")
+    assert "(walk.cores_per_worker)" in told
+
+
 def test_a_try_of_a_label_takes_what_the_drain_leaves_where_no_limit_is_given(tmp_path: Path) -> None:
     path = write(tmp_path, {**MINIMAL, "labels": {"reference": QE, "budget": 64}, "site": SLURM})
     assert load_campaign(path, ["site.label.drain=00:40:00"]).settings.site.label_launch.limit_s == 2400
