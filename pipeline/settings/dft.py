@@ -54,8 +54,8 @@ class ElectronicSettings(Settings):
     magnetic_moments: bool = Field(False, description="keep atomic magnetic moments with each spin-polarised label, μB")
     guess: Literal["atomic", "nearest"] = Field(
         "atomic",
-        description="where the SCF starts; nearest: from the wave function or density of the nearest labelled frame (with CP2K 8 "
-        "steps instead of 25 for water moved by 0.05 Å; with pw.x 10 instead of 9 for silicon, so not worth it there); the "
+        description="where the SCF starts; nearest: from the wave function or density of the nearest labelled frame (with CP2K "
+        "8 steps instead of 25 for water moved by 0.05 Å; with pw.x 10 instead of 9 for silicon, so not worth it there); the "
         "last digits then depend on the order of labels",
     )
 
