@@ -124,9 +124,11 @@ def test_a_library_that_the_loader_does_not_find_asks_for_a_module(tmp_path):
 
 
 @mpi
-def test_openmpi_that_refuses_root_names_the_variables(tmp_path):
+def test_openmpi_that_refuses_root_names_the_variables(tmp_path, monkeypatch):
     if os.getuid() != 0:
         pytest.skip("needs root")
+    for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
+        monkeypatch.delenv(name, raising=False)
     failed = failure(tmp_path, "true", launch=LaunchSettings(), ranks=2)
     assert failed.cause is Cause.MISSING_PROGRAM
     assert "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM" in failed.remedy
