@@ -93,7 +93,7 @@ _SIGNALS = (
 
 _KILLED = frozenset({"signal 9", "Killed"})
 _SEGMENTATION_FAULT = frozenset({"signal 11", "SIGSEGV", "Segmentation fault"})
-_MPI_INIT = "MPI_INIT failed"
+_MPI_INIT = re.compile(r"MPI_INIT failed|error occurred in MPI_Init|pmix_init failed", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,12 +256,13 @@ def _recognise(ended: Ended, program: str, calculation: Calculation, *, oom: boo
         raise not_written(calculation.directory, OSError(errno.ENOSPC, "No space left on device"))
     words, killed_by = _OUT_OF_MEMORY.search(ended.output), killing_signal(ended)
     # MPI libraries and programs do not all look whether they get the memory that they ask for
-    refused = calculation.memory_GB is not None and (killed_by in _SEGMENTATION_FAULT or _MPI_INIT in ended.output)
+    started = _MPI_INIT.search(ended.output)
+    refused = calculation.memory_GB is not None and (killed_by in _SEGMENTATION_FAULT or started)
     if words or refused or (oom and killed_by in _KILLED):
-        said = f" ({_line_of(ended.output, words) if words else killed_by or _MPI_INIT})"
+        said = _line_of(ended.output, words) if words else killed_by or (started[0] if started else "")
         raise CalculationFailed(
             Cause.OUT_OF_MEMORY,
-            f"{program} ran out of memory{said}.",
+            f"{program} ran out of memory ({said}).",
             "Raise site.launch.memory_GB or the memory of the label jobs, or run fewer ranks per node.",
         )
     _refuse_missing(ended, program, calculation.launch)
