@@ -152,11 +152,7 @@ class TaskMaker:
             reference=labels.reference,
             scratch=str(self._store.scratch_of(request.name)),
             threads=self._settings.site.label_threads,
-            limits=Limits(
-                max_force_eV_per_A=labels.max_force_eV_per_A,
-                max_net_force_eV_per_A=labels.max_net_force_eV_per_A,
-                energy_eV=self._window.limits(frame.numbers, state),
-            ),
+            limits=Limits.of(labels, self._window.limits(frame.numbers, state)),
             recovery=labels.recovery,
             launch=self._settings.site.label_launch,
             guess=self.guesses.nearest(frame) if from_guess else "",

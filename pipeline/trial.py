@@ -127,10 +127,7 @@ class Trial:
             reference=self.settings.labels.reference,
             scratch=str(self.directory / f"label-{item}"),
             threads=self.settings.site.label_threads,
-            limits=Limits(
-                max_force_eV_per_A=self.settings.labels.max_force_eV_per_A,
-                max_net_force_eV_per_A=self.settings.labels.max_net_force_eV_per_A,
-            ),
+            limits=Limits.of(self.settings.labels),
             recovery=self.settings.labels.recovery,
             launch=self.settings.site.label_launch,
         )

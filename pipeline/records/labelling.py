@@ -5,12 +5,12 @@ Shapes: N atoms. Units: eV, Å, eV/Å³.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 from pipeline.frames import FloatArray, Frame
 from pipeline.records.basics import Remark, Status, Timing
 from pipeline.records.failures import Cause, Measure, Try
-from pipeline.settings.labels import RecoverySettings, Reference
+from pipeline.settings.labels import LabelSettings, RecoverySettings, Reference
 from pipeline.settings.launch import LaunchSettings
 
 
@@ -62,6 +62,15 @@ class Limits:
     max_force_eV_per_A: float = 200.0
     max_net_force_eV_per_A: float | None = None
     energy_eV: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, labels: LabelSettings, energy_eV: tuple[float, float] | None = None) -> Self:
+        """The limits that settings set, with a window of energies."""
+        return cls(
+            max_force_eV_per_A=labels.max_force_eV_per_A,
+            max_net_force_eV_per_A=labels.max_net_force_eV_per_A,
+            energy_eV=energy_eV,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.frames import FloatArray, Frame
 from pipeline.records import Cause, Measure
-from pipeline.settings.launch import LaunchSettings
+from pipeline.settings.launch import LONGEST_S, LaunchSettings
 
 
 class CalculationFailed(Exception):
@@ -70,7 +70,7 @@ class Calculation:
     ranks: int = 1
     threads: int = 1
     memory_GB: float | None = None
-    time_s: float = 7200.0
+    time_s: float = LONGEST_S
     previous: Path | None = None
     guess: Path | None = None
 
