@@ -16,7 +16,8 @@ The map, bottom-up: a module imports only from modules above itself.
 ``batching``           many structures as one flat batch with neighbour rows
 ``uncertainty``        posterior, distance, committee; conformal calibration
 ``potentials``         the contract, GM-NN, model files, the ASE calculator
-``bias``               forces of E − τ s u, and the controller of s
+``bias``               forces of E − τ s u
+``strength``           the controller of s
 ``dynamics``           BAOAB walkers in batches, stop checks, refill
 ``references``         what labels: CP2K, Quantum ESPRESSO, ASE, OpenMM; how a failed label is tried again
 ``structures``         start structures, read and checked

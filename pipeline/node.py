@@ -36,12 +36,14 @@ class Node:
         scratch: directory on the node's own disk, of this user alone, for files of tasks while they run; None: they are
             written where they are kept.
         name: of the node, as SLURM knows it; empty where SLURM has nothing to do with it.
+        device: what models compute on: ``cpu``, or ``cuda`` where the worker has a GPU (NVIDIA or AMD).
         ends: when the job that holds the worker ends, seconds since the epoch; None: it does not.
     """
 
     cache: Path | None = None
     scratch: Path | None = None
     name: str = ""
+    device: str = "cpu"
     ends: float | None = None
 
     @property

@@ -130,10 +130,17 @@ def enough_per_batch(state: CampaignState, settings: CampaignSettings) -> int:
     return math.ceil(wanted / batches(settings))
 
 
-def temperatures_of(item: int, settings: CampaignSettings) -> tuple[float, ...]:
-    """Temperatures of the slots of one batch, K: all slots of the campaign take them in turn."""
-    listed, size = settings.walkers.temperatures_K, settings.walkers.batch
-    return tuple(listed[slot % len(listed)] for slot in range(item * size, (item + 1) * size))
+def conditions_of(item: int, settings: CampaignSettings) -> list[tuple[float, float]]:
+    """Temperature, K, and pressure, MPa, of each slot of one batch.
+
+    All slots of the campaign take the temperatures in turn, and with every turn the next pressure.
+    """
+    walkers = settings.walkers
+    conditions = [
+        (temperature, pressure) for pressure in walkers.pressures_MPa for temperature in walkers.temperatures_K
+    ]
+    slots = range(item * walkers.batch, (item + 1) * walkers.batch)
+    return [conditions[slot % len(conditions)] for slot in slots]
 
 
 def start_labels(state: CampaignState) -> tuple[Labelled, ...]:

@@ -27,7 +27,7 @@ from pipeline.columns import (
 )
 from pipeline.durable import verify, write_bytes_durably, write_text_durably
 from pipeline.frames import FloatArray, IntArray
-from pipeline.records import BiasState, Candidate, Checked, FileRef, Label, Split, StopReason, WalkerState
+from pipeline.records import BiasState, Candidate, Checked, FileRef, Hills, Label, Split, StopReason, WalkerState
 
 LIST = ".sha256"
 """How the name of a list of shards ends."""
@@ -146,6 +146,7 @@ def write_candidates(path: str | Path, candidates: Sequence[Candidate]) -> FileR
         put_texts(file, "walker", [candidate.walker for candidate in candidates])
         put_numbers(file, "step", [candidate.step for candidate in candidates], np.int64)
         put_numbers(file, "temperature_K", [candidate.temperature_K for candidate in candidates], np.float64)
+        put_numbers(file, "pressure_MPa", [candidate.pressure_MPa for candidate in candidates], np.float64)
         put_numbers(file, "tau", [candidate.tau for candidate in candidates], np.float64)
         put_numbers(file, "model_version", [candidate.model_version for candidate in candidates], np.int64)
         put_texts(file, "reason", [candidate.reason.value for candidate in candidates])
@@ -171,6 +172,7 @@ def _read_candidate_shard(ref: FileRef) -> list[Candidate]:
             "walker": get_texts(file, "walker"),
             "step": get_numbers(file, "step"),
             "temperature_K": get_numbers(file, "temperature_K"),
+            "pressure_MPa": get_numbers(file, "pressure_MPa"),
             "tau": get_numbers(file, "tau"),
             "model_version": get_numbers(file, "model_version"),
             "reason": [StopReason(text) for text in get_texts(file, "reason")],
@@ -178,6 +180,11 @@ def _read_candidate_shard(ref: FileRef) -> list[Candidate]:
             "atomic_uncertainty": get_ragged(file, "atomic_uncertainty"),
         }
     return [Candidate(**row) for row in rows_of(columns)]
+
+
+_SCALARS = ("temperature_K", "pressure_MPa", "tau", "seed", "age", "clock")
+_MATRICES = ("virial", "strain_rate", "anchor_cell", "start_cell")
+_WINDOWS = ("force_squared", "gradient_squared", "stress_squared", "strain_squared")
 
 
 def write_walkers(path: str | Path, walkers: Sequence[WalkerState | None]) -> FileRef:
@@ -191,6 +198,7 @@ def write_walkers(path: str | Path, walkers: Sequence[WalkerState | None]) -> Fi
         put_texts(file, "walker", [walker.walker for walker in present])
         put_texts(file, "model", [walker.model for walker in present])
         put_numbers(file, "temperature_K", [walker.temperature_K for walker in present], np.float64)
+        put_numbers(file, "pressure_MPa", [walker.pressure_MPa for walker in present], np.float64)
         put_numbers(file, "tau", [walker.tau for walker in present], np.float64)
         put_numbers(file, "seed", [walker.seed for walker in present], np.uint64)
         put_numbers(file, "age", [walker.age for walker in present], np.int64)
@@ -199,8 +207,13 @@ def write_walkers(path: str | Path, walkers: Sequence[WalkerState | None]) -> Fi
         put_ragged(file, "forces", [walker.forces for walker in present], (3,), np.float64)
         put_ragged(file, "anchor", [walker.anchor for walker in present], (3,), np.float64)
         put_ragged(file, "start", [walker.start for walker in present], (3,), np.float64)
-        put_ragged(file, "force_squared", [walker.bias.force_squared for walker in present], (), np.float64)
-        put_ragged(file, "gradient_squared", [walker.bias.gradient_squared for walker in present], (), np.float64)
+        for name in _MATRICES:
+            put_numbers(file, name, [getattr(walker, name) for walker in present], np.float64, (3, 3))
+        for name in _WINDOWS:
+            put_ragged(file, name, [getattr(walker.bias, name) for walker in present], (), np.float64)
+        width = present[0].hills.centers.shape[1] if present else 0
+        put_ragged(file, "hill_centers", [walker.hills.centers for walker in present], (width,), np.float64)
+        put_ragged(file, "hill_heights", [walker.hills.heights for walker in present], (), np.float64)
         _put_checked(file, [walker.good for walker in present])
 
     return _write(path, "walkers", fill)
@@ -213,14 +226,17 @@ def read_walkers(ref: FileRef) -> list[WalkerState | None]:
         StoreError: the shard is missing, changed or of another version.
     """
     with open_file(verify(ref), "walkers") as file:
-        windows = (get_ragged(file, "force_squared"), get_ragged(file, "gradient_squared"))
+        windows = zip(*(get_ragged(file, name) for name in _WINDOWS), strict=True)
+        hills = (get_ragged(file, "hill_centers"), get_ragged(file, "hill_heights"))
         columns: Columns = {
             "walker": get_texts(file, "walker"),
             "model": get_texts(file, "model"),
             "frame": get_frames(file),
-            "bias": [BiasState(force_squared=f, gradient_squared=g) for f, g in zip(*windows, strict=True)],
+            "bias": [BiasState(**dict(zip(_WINDOWS, several, strict=True))) for several in windows],
+            "hills": [Hills(centers=c, heights=h) for c, h in zip(*hills, strict=True)],
             "good": _get_checked(file),
-            **{name: get_numbers(file, name) for name in ("temperature_K", "tau", "seed", "age", "clock")},
+            **{name: get_numbers(file, name) for name in _SCALARS},
+            **{name: get_numbers(file, name) for name in _MATRICES},
             **{name: get_ragged(file, name) for name in ("velocities", "forces", "anchor", "start")},
         }
         occupied = get_numbers(file, "occupied")
@@ -230,9 +246,10 @@ def read_walkers(ref: FileRef) -> list[WalkerState | None]:
 
 def _put_checked(file: h5py.Group, checked: Sequence[Checked | None]) -> None:
     """Store where each walker stood at its last stop check: ages of -1 and no atoms where there was none."""
-    none = Checked(np.zeros((0, 3)), -1, np.nan, np.zeros(0))
+    none = Checked(np.zeros((0, 3)), np.zeros((3, 3)), -1, np.nan, np.zeros(0))
     rows = [one or none for one in checked]
     put_ragged(file, "good_positions", [row.positions for row in rows], (3,), np.float64)
+    put_numbers(file, "good_cell", [row.cell for row in rows], np.float64, (3, 3))
     put_ragged(file, "good_atomic", [row.atomic for row in rows], (), np.float64)
     put_numbers(file, "good_total", [row.total for row in rows], np.float64)
     put_numbers(file, "good_age", [row.age for row in rows], np.int64)
@@ -242,6 +259,7 @@ def _get_checked(file: h5py.Group) -> list[Checked | None]:
     """What :func:`_put_checked` stored."""
     columns = (
         get_ragged(file, "good_positions"),
+        get_numbers(file, "good_cell"),
         get_numbers(file, "good_age"),
         get_numbers(file, "good_total"),
         get_ragged(file, "good_atomic"),

@@ -20,6 +20,7 @@ from pipeline.settings.campaign import CampaignSettings
 from pipeline.settings.dft import CP2KReference, ElectronicSettings, QuantumEspressoReference
 from pipeline.settings.labels import OpenMMReference, Reference
 from pipeline.settings.systems import SystemSettings
+from pipeline.settings.variables import VolumeVariable
 
 Systems = dict[str, tuple[Frame, ...]]
 
@@ -54,6 +55,7 @@ def read_systems(settings: CampaignSettings, base: Path) -> Systems:
     frames, problems = collect_systems(settings.systems, base)
     problems += reference_problems(settings.labels.reference, frames, base)
     problems += weight_problems(settings, frames)
+    problems += barostat_problems(settings, frames)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         listing = "\n".join(f"  {line}" for line in problems)
@@ -217,11 +219,33 @@ def _variable_problems(index: int, system: SystemSettings, frames: Sequence[Fram
     if not frames:
         return []
     smallest = min(len(frame) for frame in frames)
+    solid = all(frame.pbc.all() for frame in frames)
+    problems = []
+    for number, variable in enumerate(system.variables):
+        where = f"systems[{index}].variables[{number}]"
+        if isinstance(variable, VolumeVariable):
+            if not solid:
+                problems.append(
+                    f"{where}: {variable.name!r} is the volume of the cell, but {system.name} is not periodic in three "
+                    "directions; remove it or set pbc in the structure file"
+                )
+        elif max(variable.atoms) >= smallest:
+            problems.append(
+                f"{where}.atoms: {list(variable.atoms)} of {variable.name!r} is out of range; "
+                f"{system.name} has {smallest} atoms, counted from 0"
+            )
+    return problems
+
+
+def barostat_problems(settings: CampaignSettings, frames: Systems) -> list[str]:
+    """Systems whose cell cannot move although a barostat is asked for."""
+    if settings.walkers.barostat is None:
+        return []
+    flat = [name for name, group in frames.items() if not all(frame.pbc.all() for frame in group)]
     return [
-        f"systems[{index}].variables[{number}].atoms: {list(variable.atoms)} of {variable.name!r} is out of range; "
-        f"{system.name} has {smallest} atoms, counted from 0"
-        for number, variable in enumerate(system.variables)
-        if max(variable.atoms) >= smallest
+        f"walkers.barostat: system {name} is not periodic in three directions, its cell cannot move; remove barostat, or walk "
+        "this system in a campaign of its own"
+        for name in flat
     ]
 
 

@@ -14,12 +14,12 @@ from pipeline.guesses import Guesses
 from pipeline.initial import initial_frame
 from pipeline.policy import (
     Request,
+    conditions_of,
     enough_left,
     fresh_labels,
     last_leg,
     picks_allowed,
     start_labels,
-    temperatures_of,
 )
 from pipeline.records import (
     Candidate,
@@ -102,6 +102,7 @@ class TaskMaker:
     def _walk(self, request: Request, state: CampaignState) -> WalkTask:
         settings = self._settings
         last = last_leg(state, request.item)
+        conditions = conditions_of(request.item, settings)
         return WalkTask(
             task=request.name,
             round=request.round,
@@ -109,7 +110,9 @@ class TaskMaker:
             leg=request.leg,
             model=self._model(state),
             settings=settings.walkers,
-            temperatures_K=temperatures_of(request.item, settings),
+            temperatures_K=tuple(temperature for temperature, _ in conditions),
+            pressures_MPa=tuple(pressure for _, pressure in conditions),
+            variables=settings.hill_variables,
             starts=self._start_frames(state),
             resume=self._walkers(request.item, state),
             steps=settings.walkers.segment_steps if last is None else last.steps_left,

@@ -14,7 +14,7 @@ from pipeline.estimate import Costs
 from pipeline.faults import REMEDIES
 from pipeline.frames import Frame
 from pipeline.initial import rattled
-from pipeline.policy import temperatures_of
+from pipeline.policy import conditions_of
 from pipeline.records import (
     Cause,
     FileRef,
@@ -179,7 +179,9 @@ class Trial:
                 leg=0,
                 model=model,
                 settings=settings.walkers,
-                temperatures_K=temperatures_of(0, settings),
+                temperatures_K=tuple(temperature for temperature, _ in conditions_of(0, settings)),
+                pressures_MPa=tuple(pressure for _, pressure in conditions_of(0, settings)),
+                variables=settings.hill_variables,
                 starts=write_labels(self.directory / "starts.h5", labels),
                 resume=None,
                 steps=STEPS,

@@ -70,6 +70,7 @@ def _walk(task: WalkTask, node: Node, watch: Stopwatch, remarks: list[Remark]) -
         starts=[label.frame for label in read_labels(task.starts)],
         settings=task.settings,
         temperatures_K=task.temperatures_K,
+        pressures_MPa=task.pressures_MPa,
         seed=task.seed,
         prefix=f"r{task.round:04d}-b{task.item:03d}",
         born=task.born,

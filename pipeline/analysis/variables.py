@@ -8,19 +8,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.frames import FloatArray, Frame
-from pipeline.settings.variables import DihedralVariable, DistanceVariable, Variable
+from pipeline.settings.variables import DihedralVariable, DistanceVariable, Variable, VolumeVariable
 
 FULL_TURN = 360.0
 
 
-def evaluate(variable: Variable, positions: FloatArray) -> FloatArray:
-    """(n,) values of one variable from (n, N, 3) unwrapped positions: degrees in [−180, 180), or Å."""
+def evaluate(variable: Variable, positions: FloatArray, cells: FloatArray) -> FloatArray:
+    """(n,) values of one variable from (n, N, 3) unwrapped positions and (n, 3, 3) cells: degrees in [−180, 180), Å or Å³."""
     match variable:
         case DihedralVariable():
             return dihedral(*(positions[:, atom] for atom in variable.atoms))
         case DistanceVariable():
             first, second = variable.atoms
             return np.asarray(np.linalg.norm(positions[:, second] - positions[:, first], axis=1))
+        case VolumeVariable():
+            return np.asarray(np.abs(np.linalg.det(cells)))
 
 
 def dihedral(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> FloatArray:
@@ -41,16 +43,19 @@ def evaluate_all(variables: Sequence[Variable], frames: Sequence[Frame]) -> Floa
     if not frames:
         return np.zeros((0, len(variables)))
     positions = np.stack([frame.positions for frame in frames])
-    return np.stack([evaluate(variable, positions) for variable in variables], axis=1)
+    cells = np.stack([frame.cell for frame in frames])
+    return np.stack([evaluate(variable, positions, cells) for variable in variables], axis=1)
 
 
 def bounds(variable: Variable) -> tuple[float, float]:
-    """The range coverage is measured over: a full turn in degrees, or the distance's range in Å."""
+    """The range coverage is measured over: a full turn in degrees, or the variable's own in Å or Å³."""
     match variable:
         case DihedralVariable():
             return -FULL_TURN / 2, FULL_TURN / 2
         case DistanceVariable():
             return variable.range_A
+        case VolumeVariable():
+            return variable.range_A3
 
 
 def periodic(variable: Variable) -> bool:

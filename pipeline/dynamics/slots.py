@@ -11,12 +11,12 @@ import torch
 from ase.data import atomic_masses
 from torch import Tensor
 
-from pipeline.bias import empty_bias_state
 from pipeline.dynamics.langevin import ThermostatNoise, thermal_velocities
 from pipeline.dynamics.stops import bonds
 from pipeline.frames import FloatArray, Frame
-from pipeline.records import Checked, WalkerState
+from pipeline.records import Checked, Hills, WalkerState
 from pipeline.settings.walkers import StopSettings, WalkerSettings
+from pipeline.strength import empty_bias_state
 
 
 def masses_of(frame: Frame) -> Tensor:
@@ -60,13 +60,18 @@ def occupy(state: WalkerState, stop: StopSettings) -> Slot:
     return Slot(state=state, age=state.age, noise=ThermostatNoise(state.seed, len(frame)), bonds=graph, good=state.good)
 
 
+def no_hills(variables: int) -> Hills:
+    """Metadynamics before its first hill."""
+    return Hills(centers=np.zeros((0, variables)), heights=np.zeros(0))
+
+
 class Nursery:
     """Makes new walkers: start structure, velocities and seed follow from (task seed, slot, how many came before).
 
     Args:
         starts: labelled structures to start from.
         settings: walker settings.
-        temperatures_K: of each slot.
+        temperatures_K, pressures_MPa: of each slot.
         seed: of the walk task.
         prefix: names start with it.
         born: walkers each slot has had before.
@@ -81,11 +86,13 @@ class Nursery:
         starts: Sequence[Frame],
         settings: WalkerSettings,
         temperatures_K: Sequence[float],
+        pressures_MPa: Sequence[float],
         seed: int,
         prefix: str,
         born: Sequence[int] | None = None,
     ) -> None:
         self._starts, self._settings, self._temperatures = starts, settings, temperatures_K
+        self._pressures = pressures_MPa
         self._seed, self._prefix = seed, prefix
         self.born = [0] * len(temperatures_K) if born is None else list(born)
 
@@ -102,13 +109,19 @@ class Nursery:
             frame=frame,
             velocities=thermal_velocities(seed, masses_of(frame), temperature).numpy(),
             temperature_K=temperature,
+            pressure_MPa=self._pressures[slot],
             tau=self._settings.bias.tau,
             seed=seed,
             age=0,
             clock=clock,
             bias=empty_bias_state(),
             forces=np.zeros((len(frame), 3)),
+            virial=np.zeros((3, 3)),
+            strain_rate=np.zeros((3, 3)),
             model="",
             anchor=frame.positions,
+            anchor_cell=frame.cell,
             start=frame.positions,
+            start_cell=frame.cell,
+            hills=no_hills(len(self._settings.metadynamics.variables) if self._settings.metadynamics else 0),
         )

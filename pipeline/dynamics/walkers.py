@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.batching import Batch, MovingBatch
-from pipeline.bias import BiasedForces, RelativeStrength, biased_forces, empty_bias_state, species_weights
+from pipeline.bias import BiasedForces, biased_forces, species_weights
 from pipeline.dynamics.langevin import Langevin, stack_noise
 from pipeline.dynamics.slots import Nursery, Slot, masses_of, occupy, with_positions
 from pipeline.dynamics.stops import PRECEDENCE, any_atom, bonds, unphysical
@@ -22,6 +22,7 @@ from pipeline.frames import FloatArray
 from pipeline.potentials.model import Model
 from pipeline.records import Candidate, Checked, StopReason, WalkerState
 from pipeline.settings.walkers import WalkerSettings
+from pipeline.strength import RelativeStrength, empty_bias_state
 from pipeline.units import FEMTOSECOND, PICOSECOND
 
 SKIN_A = 1.0
@@ -220,7 +221,9 @@ class WalkerBatch:
             reason = next((r for r in PRECEDENCE if bool(flags[r][k])), StopReason.RUNNING)
             if reason is StopReason.RUNNING and slot.age >= self._settings.max_steps:
                 reason = StopReason.COMPLETED
-            here = Checked(self._of(self._batch.positions, k), slot.age, float(total[k]), self._of(atomic, k))
+            here = Checked(
+                self._of(self._batch.positions, k), slot.frame.cell, slot.age, float(total[k]), self._of(atomic, k)
+            )
             trusted = reason in (StopReason.RUNNING, StopReason.COMPLETED, StopReason.UNCERTAIN, StopReason.BONDS)
             if reason is not StopReason.RUNNING:
                 stopped.append(k)
@@ -239,6 +242,7 @@ class WalkerBatch:
                 walker=slot.state.walker,
                 step=at.age,
                 temperature_K=slot.state.temperature_K,
+                pressure_MPa=slot.state.pressure_MPa,
                 tau=slot.state.tau,
                 model_version=self._model.version,
                 reason=reason,

@@ -14,7 +14,7 @@ from pipeline.errors import TaskError
 from pipeline.events import Walked
 from pipeline.frames import FloatArray, Frame
 from pipeline.monitor.tables import RoundRow, system_variables, visited
-from pipeline.settings.variables import DihedralVariable, Variable
+from pipeline.settings.variables import Variable
 from pipeline.store import Store
 
 COLOURS = "viridis"
@@ -116,11 +116,14 @@ def _walker_points(store: Store, system: str, variables: Sequence[Variable]) -> 
     return np.concatenate(points), np.concatenate(rounds)
 
 
+UNITS = {"dihedral": "degrees", "distance": "Å", "volume": "Å³"}
+
+
 def _frame_plane(axes: Axes, variables: Sequence[Variable]) -> None:
     """Ranges, units and ticks of the plane."""
     for axis, variable in zip("xy", variables, strict=True):
         low, high = bounds(variable)
-        unit = "degrees" if isinstance(variable, DihedralVariable) else "Å"
+        unit = UNITS[variable.kind]
         axes.set(**{f"{axis}lim": (low, high), f"{axis}label": f"{variable.name} ({unit})"})
         if periodic(variable):
             axes.set(**{f"{axis}ticks": np.arange(-180, 181, 60)})

@@ -3,7 +3,7 @@
 Shapes: N atoms, W samples of a window. Units: Å, eV/Å, eV/atom, K; velocities in Å per internal time unit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pipeline.frames import FloatArray, Frame
 from pipeline.records.basics import FileRef, ModelRef, Remark, Status, Timing
+from pipeline.settings.variables import Variable
 from pipeline.settings.walkers import WalkerSettings
 
 Float32Array = npt.NDArray[np.float32]
@@ -27,26 +28,46 @@ class StopReason(StrEnum):
     TOO_CLOSE = "too_close"
     FORCE = "force"
     BONDS = "bonds"
+    CELL = "cell"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BiasState:
-    """One walker's running estimate of the relative bias strength (carried over segments).
+    """One walker's running estimate of the relative bias strengths (carried over segments).
 
     Attributes:
         force_squared: (W,) float64 window of Σ_i |F_i|² samples, eV²/Å², oldest first.
         gradient_squared: (W,) float64 window of Σ_i |w_i ∂u/∂R_i|² samples at the same steps.
+        stress_squared: (W',) float64 window of |∂E/∂ε|² samples (sum over 9 components), eV²; empty where the cell stays.
+        strain_squared: (W',) float64 window of |∂u/∂ε|² samples at the same steps.
     """
 
     force_squared: FloatArray
     gradient_squared: FloatArray
+    stress_squared: FloatArray = field(default_factory=lambda: np.zeros(0))
+    strain_squared: FloatArray = field(default_factory=lambda: np.zeros(0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hills:
+    """The hills one walker has left behind in metadynamics.
+
+    Attributes:
+        centers: (H, D) float64 values of the D variables (degrees, Å, Å³), oldest first.
+        heights: (H,) float64 tempered heights, eV.
+    """
+
+    centers: FloatArray
+    heights: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A geometry that passed the checks: (N, 3) positions, its age, total (eV/atom) and (N,) atom-based (eV/Å) uncertainty."""
+    """A geometry that passed the checks: (N, 3) positions and (3, 3) cell, its age, total (eV/atom) and (N,) atom-based
+    (eV/Å) uncertainty."""
 
     positions: FloatArray
+    cell: FloatArray
     age: int
     total: float
     atomic: FloatArray
@@ -62,15 +83,20 @@ class WalkerState:
         walker: campaign-wide name, e.g. ``r0003-b01-s02-000``.
         frame: current positions and cell, Å.
         velocities: (N, 3) float64, Å per internal time unit (ASE's).
-        temperature_K, tau: of this walker.
+        temperature_K, pressure_MPa: of this walker.
+        tau: relative strength of its bias force as it stands; schedules change it.
         seed: of its thermostat noise.
         age: MD steps since its start.
         clock: MD steps its batch has made over all segments; updates of the bias strength follow it.
         bias: running strength estimate.
         forces: (N, 3) float64 biased forces at ``frame``, eV/Å.
+        virial: (3, 3) float64 biased virial −∂E_b/∂ε at ``frame``, eV; zero where the cell stays.
+        strain_rate: (3, 3) float64 symmetric rate at which the cell deforms, 1 per internal time unit; zero where it stays.
         model: sha256 of the model file that gave ``forces``; another model computes them anew.
-        anchor: (N, 3) float64 positions at which its neighbour rows were built, Å.
-        start: (N, 3) float64 positions it started from, Å (its bond graph is the reference of the bond check).
+        anchor, anchor_cell: (N, 3) and (3, 3) float64 positions and cell at which its neighbour rows were built, Å.
+        start, start_cell: (N, 3) and (3, 3) float64 positions and cell it started from, Å (the references of the checks of
+            bonds and cell).
+        hills: of metadynamics; none without.
         good: where it stood at the last stop check; None before the first one with this model.
     """
 
@@ -78,15 +104,21 @@ class WalkerState:
     frame: Frame
     velocities: FloatArray
     temperature_K: float
+    pressure_MPa: float
     tau: float
     seed: int
     age: int
     clock: int
     bias: BiasState
     forces: FloatArray
+    virial: FloatArray
+    strain_rate: FloatArray
     model: str
     anchor: FloatArray
+    anchor_cell: FloatArray
     start: FloatArray
+    start_cell: FloatArray
+    hills: Hills
     good: Checked | None = None
 
 
@@ -96,7 +128,7 @@ class Candidate:
 
     Attributes:
         frame: geometry.
-        walker: which walker; step: its age in MD steps; temperature_K, tau: of the walker.
+        walker: which walker; step: its age in MD steps; temperature_K, pressure_MPa, tau: of the walker.
         model_version: of the model that moved it.
         reason: ``RUNNING`` for a frame stored at an interval, else why the walker stopped here.
         total_uncertainty: calibrated, eV/atom.
@@ -107,6 +139,7 @@ class Candidate:
     walker: str
     step: int
     temperature_K: float
+    pressure_MPa: float
     tau: float
     model_version: int
     reason: StopReason
@@ -128,7 +161,8 @@ class WalkTask:
         enough: the segment may end early once it holds this many more walkers stopped for uncertainty or physics; 0: never.
         born: walkers that each slot has had so far in this segment.
         seconds: wall clock, counted from the start of the task, after which the leg hands over.
-        temperatures_K: (slots,) temperature of each slot.
+        temperatures_K, pressures_MPa: (slots,) temperature and pressure of each slot.
+        variables: of each system, those that metadynamics puts hills along, in the order of its widths; empty without.
         seed: of the segment, the same for all its legs.
         output: directory the worker writes its shards to; the driver publishes them by rename.
     """
@@ -140,6 +174,8 @@ class WalkTask:
     model: ModelRef
     settings: WalkerSettings
     temperatures_K: tuple[float, ...]
+    pressures_MPa: tuple[float, ...]
+    variables: dict[str, tuple[Variable, ...]]
     starts: FileRef
     resume: FileRef | None
     steps: int

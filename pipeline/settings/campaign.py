@@ -14,6 +14,7 @@ from pipeline.settings.stopping import StopRule
 from pipeline.settings.systems import SystemSettings
 from pipeline.settings.training import TrainingSettings
 from pipeline.settings.uncertainty import FeatureUncertaintySettings, UncertaintySettings
+from pipeline.settings.variables import Variable
 from pipeline.settings.walkers import WalkerSettings
 
 LEAST_DRAIN_S = 180
@@ -39,6 +40,15 @@ class CampaignSettings(Settings):
         "rounds", description="rounds: a barrier per iteration, reproducible to the bit at a fixed seed"
     )
     site: Site = Field(default_factory=LocalHTEXSite, description="where tasks run")
+
+    @property
+    def hill_variables(self) -> dict[str, tuple[Variable, ...]]:
+        """Of each system the variables that metadynamics puts hills along, in the order of its widths; empty without."""
+        hills = self.walkers.metadynamics
+        if hills is None:
+            return {}
+        named = {system.name: {variable.name: variable for variable in system.variables} for system in self.systems}
+        return {system: tuple(variables[name] for name in hills.variables) for system, variables in named.items()}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -79,10 +89,54 @@ class CampaignSettings(Settings):
                 f"walkers.stop.isolation_A ({self.walkers.stop.isolation_A}) exceeds potential.cutoff_A "
                 f"({self.potential.cutoff_A}); lower it"
             )
+        problems += self._cell_problems()
+        problems += self._metadynamics_problems()
         problems += self._time_problems()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _cell_problems(self) -> list[str]:
+        """What only makes sense where the cell moves."""
+        walkers = self.walkers
+        if walkers.barostat is not None:
+            return []
+        problems = []
+        if any(walkers.pressures_MPa):
+            problems.append(
+                f"walkers.pressures_MPa is {list(walkers.pressures_MPa)} but the cell does not move; set walkers.barostat"
+            )
+        if walkers.bias.tau_stress > 0:
+            problems.append(
+                f"walkers.bias.tau_stress is {walkers.bias.tau_stress:g} but the cell does not move; set walkers.barostat"
+            )
+        return problems
+
+    def _metadynamics_problems(self) -> list[str]:
+        """Whether every system has the variables that hills are put along."""
+        hills = self.walkers.metadynamics
+        if hills is None:
+            return []
+        problems = []
+        if len(hills.widths) != len(hills.variables):
+            problems.append(
+                f"walkers.metadynamics.widths has {len(hills.widths)} numbers for {len(hills.variables)} variables; "
+                "give one for each"
+            )
+        if hills.every % self.walkers.stop.check_every:
+            problems.append(
+                f"walkers.metadynamics.every ({hills.every}) is not a multiple of walkers.stop.check_every "
+                f"({self.walkers.stop.check_every}); change one of them"
+            )
+        for system in self.systems:
+            known = [variable.name for variable in system.variables]
+            problems += [
+                f"walkers.metadynamics.variables: system {system.name} has no variable {name!r} (it has {known}); "
+                "add it to its variables"
+                for name in hills.variables
+                if name not in known
+            ]
+        return problems
 
     def _time_problems(self) -> list[str]:
         """Whether one try of a label can end before the job it runs in does."""

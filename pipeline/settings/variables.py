@@ -26,4 +26,12 @@ class DistanceVariable(Settings):
     range_A: tuple[float, float] = Field(description="range that coverage is measured over, Å")
 
 
-Variable = Annotated[DihedralVariable | DistanceVariable, Field(discriminator="kind")]
+class VolumeVariable(Settings):
+    """The volume of the cell in Å³, of structures that are periodic in three directions."""
+
+    kind: Literal["volume"] = Field("volume", description="the volume of the cell")
+    name: str = Field(min_length=1, description="label in tables and figures")
+    range_A3: tuple[float, float] = Field(description="range that coverage is measured over, Å³")
+
+
+Variable = Annotated[DihedralVariable | DistanceVariable | VolumeVariable, Field(discriminator="kind")]

@@ -1,6 +1,6 @@
 """``walkers:`` — the biased MD that explores."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from ase.data import atomic_numbers
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
@@ -8,10 +8,48 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from pipeline.settings.model import Settings
 
 
+class ConstantTau(Settings):
+    """τ stays as it is."""
+
+    kind: Literal["constant"] = Field("constant", description="the same τ for the whole life of a walker")
+
+
+class RampTau(Settings):
+    """τ rises while a walker grows older: its first steps stay near what is known."""
+
+    kind: Literal["ramp"] = Field("ramp", description="τ changes linearly with the age of a walker")
+    first: float = Field(0.0, ge=0, le=5, description="τ of a new walker; it reaches bias.tau after `steps`")
+    steps: PositiveInt = Field(description="age at which bias.tau is reached, MD steps; it stays there")
+
+
+class AdaptiveTau(Settings):
+    """τ follows how far a walker has come: up while it is late, down while it is early.
+
+    Progress is the largest atom-based uncertainty over stop.uncertainty_eV_per_A; on time means progress = age / steps. What is
+    guaranteed: τ stays between least and most, and a walker that is late at every stop check has τ = most from `steps` / 2 on.
+    That it reaches the threshold is not: a region may hold nothing unknown.
+    """
+
+    kind: Literal["adaptive"] = Field("adaptive", description="τ lets walkers reach the threshold in about `steps`")
+    steps: PositiveInt = Field(description="MD steps in which a walker should reach the threshold")
+    least: float = Field(0.0, ge=0, le=5, description="τ is never below this")
+    most: float = Field(1.0, gt=0, le=5, description="τ is never above this; walkers start from bias.tau")
+
+
+TauSchedule = Annotated[ConstantTau | RampTau | AdaptiveTau, Field(discriminator="kind")]
+
+
 class BiasSettings(Settings):
     """The uncertainty bias E − τu (Zaverkin et al. 2024)."""
 
     tau: float = Field(0.25, ge=0, le=5, description="relative strength τ: |F_biased − F| / |F| ≈ τ; 0 is plain MD")
+    tau_stress: float = Field(
+        0.0,
+        ge=0,
+        le=5,
+        description="relative strength of the bias stress: |σ_biased − σ| / |σ| ≈ this; needs walkers.barostat",
+    )
+    schedule: TauSchedule = Field(default_factory=ConstantTau, description="how τ changes in the life of a walker")
     quantity: Literal["total", "atomic"] = Field(
         "total", description="total uncertainty, or the sum of the atom-based ones"
     )
@@ -20,6 +58,9 @@ class BiasSettings(Settings):
         description="weight w of the bias force per element, default 1; H: 0 leaves fast modes unbiased",
     )
     window_steps: PositiveInt = Field(100, description="MD steps over which the relative strength is averaged")
+    stress_window_steps: PositiveInt = Field(
+        100, description="MD steps over which the relative strength of the stress is averaged"
+    )
     update_every: PositiveInt = Field(10, description="MD steps between updates of the relative strength")
     every: PositiveInt = Field(
         1,
@@ -36,6 +77,34 @@ class BiasSettings(Settings):
             if weight < 0:
                 raise ValueError(f"weight of {element} is {weight}; it must be 0 or more")
         return weights
+
+
+class BarostatSettings(Settings):
+    """A stochastic barostat: Langevin dynamics of the cell (Quigley and Probert 2004, J. Chem. Phys. 120, 11432)."""
+
+    kind: Literal["isotropic", "anisotropic", "flexible"] = Field(
+        description="isotropic: volume; anisotropic: three edges apart, angles fixed; flexible: lengths and angles"
+    )
+    time_fs: float = Field(
+        500.0, gt=0, description="relaxation time of the cell, fs; about ten times the slowest phonon"
+    )
+    friction_per_ps: float = Field(5.0, ge=0, le=1000, description="friction of the cell's motion, 1/ps")
+
+
+class MetadynamicsSettings(Settings):
+    """Well-tempered metadynamics (Barducci, Bussi and Parrinello 2008, Phys. Rev. Lett. 100, 020603); hills per walker."""
+
+    variables: tuple[str, ...] = Field(
+        min_length=1, max_length=3, description="names of collective variables that every system has"
+    )
+    widths: tuple[float, ...] = Field(
+        min_length=1, max_length=3, description="width σ of a hill along each variable: degrees, Å or Å³"
+    )
+    height_eV: float = Field(0.012, gt=0, description="height of the first hills, eV")
+    every: PositiveInt = Field(100, description="MD steps between hills; a multiple of stop.check_every")
+    bias_factor: float = Field(
+        10.0, gt=1, description="γ = (T + ΔT) / T: how much flatter than Boltzmann's the visited distribution becomes"
+    )
 
 
 class StopSettings(Settings):
@@ -58,6 +127,19 @@ class StopSettings(Settings):
     bond_fraction: float = Field(
         1.3, gt=1, le=2, description="bonded: distance below this fraction of the sum of covalent radii"
     )
+    volume_change: float = Field(
+        2.0, gt=1, description="a cell whose volume grew or shrank by this factor since its start ends a walk"
+    )
+    min_angle_deg: float = Field(
+        30.0, ge=0, lt=60, description="cell angles below this, or above 180° minus it, end a walk"
+    )
+    min_height_fraction: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="shortest height of the cell allowed, as a fraction of that at its start; looked at where it is below the "
+        "cutoff, which a thin cell passes in many images",
+    )
     check_every: PositiveInt = Field(5, description="MD steps between stop checks (NaN is seen at the same steps)")
 
 
@@ -76,6 +158,15 @@ class WalkerSettings(Settings):
         (300.0,), min_length=1, description="walkers take these temperatures in turn, K"
     )
     friction_per_ps: float = Field(10.0, gt=0, le=1000, description="Langevin friction, 1/ps")
+    pressures_MPa: tuple[float, ...] = Field(
+        (0.0,),
+        min_length=1,
+        description="with a barostat walkers take these pressures in turn, at every temperature, MPa; negative is tension",
+    )
+    barostat: BarostatSettings | None = Field(None, description="moves the cell; without it the cell stays")
+    metadynamics: MetadynamicsSettings | None = Field(
+        None, description="hills along collective variables: the baseline that biased walkers are compared with"
+    )
     enough: NonNegativeInt = Field(
         0,
         description="end a round early once this many walkers have stopped on something new; "
@@ -83,6 +174,14 @@ class WalkerSettings(Settings):
     )
     bias: BiasSettings = Field(default_factory=BiasSettings, description="the uncertainty bias")
     stop: StopSettings = Field(default_factory=StopSettings, description="stop checks")
+
+    @field_validator("pressures_MPa")
+    @classmethod
+    def _finite(cls, pressures: tuple[float, ...]) -> tuple[float, ...]:
+        for value in pressures:
+            if not -1e5 <= value <= 1e7:
+                raise ValueError(f"{value} MPa is not a pressure between -1e5 and 1e7 MPa")
+        return pressures
 
     @field_validator("temperatures_K")
     @classmethod

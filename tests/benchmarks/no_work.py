@@ -76,6 +76,7 @@ def walk(task: WalkTask) -> WalkResult:
             walker=f"w{task.item}",
             step=number,
             temperature_K=300.0,
+            pressure_MPa=0.0,
             tau=0.25,
             model_version=task.model.version,
             reason=StopReason.RUNNING,

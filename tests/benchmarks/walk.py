@@ -87,7 +87,14 @@ def walkers_of(kind: Kind, model: Model, frames: list[Frame], batch: int) -> Wal
     """A batch of this kind, warmed up by the step that makes its caches."""
     bias = BiasSettings(tau=kind.tau, species_weights={"H": 0.0} if kind.heavy_only else {})
     settings = WalkerSettings(timestep_fs=0.05, store_every=10**6, max_steps=10**9, bias=bias, stop=OPEN)
-    nursery = Nursery(starts=frames, settings=settings, temperatures_K=[300.0] * batch, seed=1, prefix="b")
+    nursery = Nursery(
+        starts=frames,
+        settings=settings,
+        temperatures_K=[300.0] * batch,
+        pressures_MPa=[0.0] * batch,
+        seed=1,
+        prefix="b",
+    )
     walkers = WalkerBatch(model, "benchmark", settings, nursery, [None] * batch)
     walkers.run(10)
     return walkers
@@ -135,6 +142,8 @@ def leg_cost(model: Model, frames: list[Frame], batch: int, steps: int, legs: in
             model=ModelRef(version=1, file=save(model, here / "model.pt")),
             settings=settings,
             temperatures_K=(300.0,) * batch,
+            pressures_MPa=(0.0,) * len((300.0,) * batch),
+            variables={},
             starts=write_labels(here / "starts.h5", labels),
             resume=None,
             steps=steps,

@@ -95,6 +95,7 @@ def candidate(frame: Frame, step: int, reason: StopReason = StopReason.RUNNING) 
         walker="w",
         step=step,
         temperature_K=300.0,
+        pressure_MPa=0.0,
         tau=0.25,
         model_version=1,
         reason=reason,

@@ -111,7 +111,14 @@ def test_walkers_have_the_temperatures_of_their_thermostats():
     settings = WalkerSettings(
         timestep_fs=0.5, friction_per_ps=100.0, max_steps=10**6, bias=BiasSettings(tau=0.0), stop=free, store_every=1000
     )
-    nursery = Nursery(starts=frames, settings=settings, temperatures_K=temperatures, seed=2, prefix="t")
+    nursery = Nursery(
+        starts=frames,
+        settings=settings,
+        temperatures_K=temperatures,
+        pressures_MPa=[0.0] * len(temperatures),
+        seed=2,
+        prefix="t",
+    )
     subject = model(dtype=torch.float32)
     walkers = WalkerBatch(subject, "d", settings, nursery, [None] * 4)
     walkers.run(100)

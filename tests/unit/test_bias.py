@@ -6,16 +6,11 @@ from engine import crystal, ethanol, model, slab, water, zoo
 from potential_contract import DERIVATIVE_TOLERANCE, STEP_A, rebuilt, relative_error, slope
 
 from pipeline.batching import make_batch
-from pipeline.bias import (
-    RelativeStrength,
-    bias_quantity,
-    biased_forces,
-    empty_bias_state,
-    species_weights,
-)
+from pipeline.bias import bias_quantity, biased_forces, species_weights
 from pipeline.frames import Frame
 from pipeline.records import BiasState
 from pipeline.settings.walkers import BiasSettings
+from pipeline.strength import RelativeStrength, empty_bias_state
 
 CASES = [
     (kind, features, quantity)

@@ -114,6 +114,8 @@ def task(tmp_path_factory, single):
         model=ModelRef(version=3, file=ref),
         settings=restless(),
         temperatures_K=(300.0, 900.0, 900.0),
+        pressures_MPa=(0.0,) * len((300.0, 900.0, 900.0)),
+        variables={},
         starts=write_labels(here / "starts.h5", [label_of(frame) for frame in (water(20), ethanol(20), crystal(20))]),
         resume=write_walkers(here / "resume.h5", [None, newborn(slab(20), name="old"), None]),
         steps=STEPS,

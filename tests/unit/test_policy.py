@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.events import Created, Labelled, Work
 from pipeline.initial import initial_frame, starts_in_turn
-from pipeline.policy import Request, decide, enough_per_batch, picks_allowed, temperatures_of
+from pipeline.policy import Request, conditions_of, decide, enough_per_batch, picks_allowed
 from pipeline.records import FileRef, Split
 from pipeline.splits import split_of
 from pipeline.state import begin
@@ -61,7 +61,7 @@ def test_names_of_requests_are_unique():
 
 def test_slots_take_the_temperatures_in_turn_over_all_batches():
     chosen = settings()
-    slots = [kelvin for item in range(3) for kelvin in temperatures_of(item, chosen)]
+    slots = [kelvin for item in range(3) for kelvin, _ in conditions_of(item, chosen)]
     assert slots == [300.0, 500.0, 700.0, 900.0, 300.0, 500.0]
 
 

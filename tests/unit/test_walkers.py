@@ -11,15 +11,15 @@ import torch
 from ase import Atoms
 from engine import crystal, ethanol, model, slab, water, zoo
 
-from pipeline.bias import empty_bias_state
 from pipeline.dynamics.langevin import thermal_velocities
-from pipeline.dynamics.slots import Nursery, masses_of
+from pipeline.dynamics.slots import Nursery, masses_of, no_hills
 from pipeline.dynamics.walkers import WalkerBatch
 from pipeline.frames import Frame
 from pipeline.potentials import save
 from pipeline.records import Label, ModelRef, Split, StopReason, WalkerState, WalkTask
 from pipeline.settings.walkers import BiasSettings, StopSettings, WalkerSettings
 from pipeline.shards import read_candidates, read_walkers, write_labels, write_walkers
+from pipeline.strength import empty_bias_state
 from pipeline.walk import run_walk
 
 DIGEST = "a" * 64
@@ -37,7 +37,14 @@ def settings_of(*, stop=OPEN, tau=0.25, **changes):
 
 def nursery_of(settings, starts, slots, seed=11):
     temperatures = [300.0 + 100.0 * k for k in range(slots)]
-    return Nursery(starts=starts, settings=settings, temperatures_K=temperatures, seed=seed, prefix="t")
+    return Nursery(
+        starts=starts,
+        settings=settings,
+        temperatures_K=temperatures,
+        pressures_MPa=[0.0] * len(temperatures),
+        seed=seed,
+        prefix="t",
+    )
 
 
 def batch_of(subject, settings, resume, *, starts=None, nursery=None):
@@ -54,15 +61,21 @@ def newborn(frame, *, seed=5, temperature_K=300.0, tau=0.25, name="w", velocitie
         frame=frame,
         velocities=velocities,
         temperature_K=temperature_K,
+        pressure_MPa=0.0,
         tau=tau,
         seed=seed,
         age=age,
         clock=0,
         bias=empty_bias_state(),
         forces=np.zeros((len(frame), 3)),
+        virial=np.zeros((3, 3)),
+        strain_rate=np.zeros((3, 3)),
         model="",
         anchor=frame.positions,
+        anchor_cell=frame.cell,
         start=frame.positions if start is None else start,
+        start_cell=frame.cell,
+        hills=no_hills(0),
     )
 
 
@@ -383,6 +396,8 @@ def task(tmp_path_factory, single):
         model=ModelRef(version=3, file=ref),
         settings=settings_of(max_steps=20),
         temperatures_K=(300.0, 500.0, 700.0),
+        pressures_MPa=(0.0,) * len((300.0, 500.0, 700.0)),
+        variables={},
         starts=write_labels(here / "starts.h5", [label_of(frame) for frame in (water(20), ethanol(20), crystal(20))]),
         resume=write_walkers(here / "resume.h5", [None, newborn(slab(20), name="old"), None]),
         steps=35,
