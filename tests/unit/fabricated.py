@@ -13,6 +13,7 @@ from pipeline.records import (
     BiasState,
     Candidate,
     FileRef,
+    Hills,
     LabelResult,
     LabelTask,
     Scores,
@@ -113,9 +114,14 @@ def walk(task: WalkTask) -> WalkResult:
                 clock=10,
                 bias=BiasState(force_squared=np.ones(1), gradient_squared=np.ones(1)),
                 forces=np.zeros((4, 3)),
+                virial=np.zeros((3, 3)),
+                strain_rate=np.zeros((3, 3)),
                 model=task.model.file.sha256,
                 anchor=moved.positions,
+                anchor_cell=moved.cell,
                 start=start.positions,
+                start_cell=start.cell,
+                hills=Hills(centers=np.zeros((0, 0)), heights=np.zeros(0)),
             )
         )
     output = Path(task.output)

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import StoreError
 from pipeline.frames import Frame
-from pipeline.records import BiasState, Candidate, Checked, FileRef, Label, Split, StopReason, WalkerState
+from pipeline.records import BiasState, Candidate, Checked, FileRef, Hills, Label, Split, StopReason, WalkerState
 from pipeline.shards import (
     listed,
     read_candidates,
@@ -69,12 +69,22 @@ def walker(atoms: int, samples: int) -> WalkerState:
         seed=2**64 - 3,
         age=17,
         clock=400,
-        bias=BiasState(force_squared=rng.normal(size=samples), gradient_squared=rng.normal(size=samples)),
+        bias=BiasState(
+            force_squared=rng.normal(size=samples),
+            gradient_squared=rng.normal(size=samples),
+            stress_squared=rng.normal(size=2 * samples),
+            strain_squared=rng.normal(size=2 * samples),
+        ),
         forces=arrays[1],
+        virial=rng.normal(size=(3, 3)),
+        strain_rate=rng.normal(size=(3, 3)),
         model="ff00",
         anchor=arrays[2],
+        anchor_cell=rng.normal(size=(3, 3)),
         start=arrays[3],
-        good=Checked(arrays[4], 15, 0.25, rng.random(atoms)) if samples else None,
+        start_cell=rng.normal(size=(3, 3)),
+        hills=Hills(centers=rng.normal(size=(samples, 2)), heights=rng.random(samples)),
+        good=Checked(arrays[4], rng.normal(size=(3, 3)), 15, 0.25, rng.random(atoms)) if samples else None,
     )
 
 
