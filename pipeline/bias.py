@@ -1,11 +1,12 @@
-"""The uncertainty bias: forces of E − τ s u from one graph.
+"""The uncertainty bias: forces and stress of E − τ s u from one graph.
 
-Zaverkin et al. 2024 (npj Comput. Mater. 10, 83), Methods: F_b,i = F_i + τ s w_i ∂u/∂R_i with
-s = √(Σ_window |F|²) / √(Σ_window |w ∂u/∂R|²), so that |F_b − F| / |F| ≈ τ.
+Zaverkin et al. 2024 (npj Comput. Mater. 10, 83), Methods: F_b,i = F_i + τ_F s_F w_i ∂u/∂R_i and
+σ_b = σ − τ_σ s_σ (1/V) ∂u/∂ε. The controller of s makes |F_b − F| / |F| ≈ τ_F and |σ_b − σ| / |σ| ≈ τ_σ.
 
-Shapes: B walkers, A atoms, W samples of the window. Units: eV, Å.
+Shapes: B walkers, A atoms. Units: eV, Å.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,29 +17,38 @@ from pipeline.batching import Batch
 from pipeline.potentials.model import Model, Outcome
 from pipeline.settings.walkers import BiasSettings
 
+ExtraEnergy = Callable[[Batch, Tensor | None], Tensor]
+"""(batch, strain) to (B,) eV: an energy added to E and differentiated with it, such as that of metadynamics hills."""
+
 
 def species_weights(settings: BiasSettings, numbers: Tensor) -> Tensor:
     """(A, 1) float64 weights w_i of the bias force."""
     table = torch.ones(128, dtype=torch.float64)
     for element, weight in settings.species_weights.items():
         table[atomic_numbers[element]] = weight
-    return table.index_select(0, numbers).unsqueeze(1)
+    return table.to(numbers.device).index_select(0, numbers).unsqueeze(1)
 
 
 @dataclass(frozen=True, slots=True)
 class BiasedForces:
-    """Forces that move walkers.
+    """Forces that move walkers, and the virials that move their cells.
 
     Attributes:
-        forces: (A, 3) float64 biased forces F + τ s w ∂u/∂R, eV/Å.
+        forces: (A, 3) float64 biased forces F + τ_F s_F w ∂u/∂R, eV/Å.
         plain: (A, 3) float64 forces F without the bias, or None when one fused backward pass gave ``forces``.
-        gradient: (A, 3) float64 w ∂u/∂R, 1/Å times the unit of u, or None when fused.
+        gradient: (A, 3) float64 w ∂u/∂R, 1/Å times the unit of u, or None when it was not computed apart.
+        virials: (B, 3, 3) float64 symmetric biased virials −∂E/∂ε + τ_σ s_σ ∂u/∂ε, eV, or None when not asked for.
+        plain_virials: (B, 3, 3) float64 −∂E/∂ε, eV, or None as ``plain`` and where not asked for.
+        strain_gradient: (B, 3, 3) float64 ∂u/∂ε, the unit of u, or None as ``gradient`` and where not asked for.
         outcome: the forward pass; ``batch``: the batch it was made of.
     """
 
     forces: Tensor
     plain: Tensor | None
     gradient: Tensor | None
+    virials: Tensor | None
+    plain_virials: Tensor | None
+    strain_gradient: Tensor | None
     outcome: Outcome
     batch: Batch
 
@@ -55,39 +65,66 @@ def biased_forces(
     batch: Batch,
     *,
     settings: BiasSettings,
-    strength: Tensor,
+    strength: Tensor | None,
+    stress_strength: Tensor | None = None,
     weights: Tensor,
     split: bool,
     features: bool = True,
+    virial: bool = False,
+    extra: ExtraEnergy | None = None,
 ) -> BiasedForces:
-    """Forces of E − τ s u.
+    """Forces and virials of E − τ s u. Nothing here waits for the device: what to compute is said by the arguments.
 
-    With all weights 1 and ``split`` off one backward pass of the scalar Σ (E − τ s u) does it; else F and ∂u/∂R come from two
-    passes through the same graph.
+    One backward pass of the scalar Σ (E − τ s u) does it where forces and virials carry the bias with the same strength and all
+    weights are 1; else E and u are differentiated one after the other through the same graph. A virial with another strength
+    than the forces' needs both passes: one pass carries one number back for each edge.
 
     Args:
         model: the model.
         batch: walkers.
-        settings: which uncertainty is climbed.
-        strength: (B,) float64 product τ s of each walker; all zero skips the bias.
-        weights: (A, 1) from :func:`species_weights`.
-        split: return F and w ∂u/∂R apart.
+        settings: which uncertainty is climbed, and the weights of elements.
+        strength: (B,) float64 product τ_F s_F of each walker; None: no bias acts.
+        stress_strength: (B,) float64 product τ_σ s_σ; None: the virials are unbiased. The very tensor that is ``strength``
+            allows one pass.
+        weights: (A, 1) from :func:`species_weights` with the same settings.
+        split: return E's and u's derivatives apart (samples for the controller of s).
         features: compute features (needed for the bias, and by stop checks).
+        virial: also virials.
+        extra: an energy added to E.
     """
     positions = batch.positions.detach().requires_grad_(True)
+    strain = torch.zeros_like(batch.cells).requires_grad_(True) if virial else None
+    inputs = [positions] if strain is None else [positions, strain]
     moved = batch.with_positions(positions)
-    active = split or bool((strength != 0).any())
-    outcome = model(moved, features=features or active)
-    energy = outcome.energies.sum()
+    active = split or strength is not None or stress_strength is not None
+    outcome = model(moved, strain=strain, features=features or active)
+    energies = outcome.energies if extra is None else outcome.energies + extra(moved, strain)
     if not active:
-        (gradient,) = torch.autograd.grad(energy, positions, retain_graph=False)
-        return BiasedForces(-gradient, -gradient, None, outcome, moved)
+        plain, plain_virials = _downhill(energies.sum(), inputs, keep=False)
+        return BiasedForces(plain, plain, None, plain_virials, plain_virials, None, outcome, moved)
     u = bias_quantity(model, outcome, moved, settings.quantity).to(torch.float64)
-    if not split and bool((weights == 1).all()):
-        (gradient,) = torch.autograd.grad(energy - (strength * u).sum(), positions)
-        return BiasedForces(-gradient, None, None, outcome, moved)
-    (energy_gradient,) = torch.autograd.grad(energy, positions, retain_graph=True)
-    (gradient,) = torch.autograd.grad(u.sum(), positions)
-    weighted = weights * gradient
-    per_atom = strength.index_select(0, batch.system).unsqueeze(1)
-    return BiasedForces(-energy_gradient + per_atom * weighted, -energy_gradient, weighted, outcome, moved)
+    if strength is not None and not split and _is_one(settings) and (not virial or stress_strength is strength):
+        forces, virials = _downhill((energies - strength * u).sum(), inputs, keep=False)
+        return BiasedForces(forces, None, None, virials, None, None, outcome, moved)
+    plain, plain_virials = _downhill(energies.sum(), inputs, keep=True)
+    uphill, strain_uphill = _downhill(-u.sum(), inputs, keep=False)
+    gradient = weights * uphill
+    forces, virials = plain, plain_virials
+    if strength is not None:
+        forces = plain + strength.index_select(0, batch.system).unsqueeze(1) * gradient
+    if plain_virials is not None and strain_uphill is not None and stress_strength is not None:
+        virials = plain_virials + stress_strength.view(-1, 1, 1) * strain_uphill
+    return BiasedForces(forces, plain, gradient, virials, plain_virials, strain_uphill, outcome, moved)
+
+
+def _is_one(settings: BiasSettings) -> bool:
+    """Whether the weights of all elements are 1."""
+    return all(weight == 1.0 for weight in settings.species_weights.values())
+
+
+def _downhill(scalar: Tensor, inputs: list[Tensor], *, keep: bool) -> tuple[Tensor, Tensor | None]:
+    """Minus the gradient of a scalar: (A, 3) by positions, and (B, 3, 3), symmetric, by strain where that is an input."""
+    by_position, *by_strain = torch.autograd.grad(scalar, inputs, retain_graph=keep)
+    if not by_strain:
+        return -by_position, None
+    return -by_position, -0.5 * (by_strain[0] + by_strain[0].transpose(1, 2))
