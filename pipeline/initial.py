@@ -1,4 +1,4 @@
-"""The first frames a campaign labels: its start structures, then rattled copies of them."""
+"""The first frames a campaign labels: its start structures, then rattled and strained copies of them."""
 
 import hashlib
 import itertools
@@ -13,9 +13,28 @@ from pipeline.seeds import Stream, generator, seed_for
 from pipeline.settings.campaign import CampaignSettings
 
 
-def rattled(frame: Frame, *, std_A: float, rng: np.random.Generator) -> Frame:
-    """The frame with every coordinate moved by a normal deviate of standard deviation ``std_A``, Å."""
-    return replace(frame, positions=frame.positions + rng.normal(scale=std_A, size=frame.positions.shape))
+def rattled(frame: Frame, *, std_A: float, strain: float = 0.0, rng: np.random.Generator) -> Frame:
+    """The frame strained, where it has a cell to strain, and every coordinate then moved.
+
+    Args:
+        frame: a structure.
+        std_A: standard deviation of the normal deviates that are added to the coordinates, Å.
+        strain: the six components of the symmetric strain ε are uniform between minus this and this; cell and positions are
+            multiplied by 1 + ε. Frames that are not periodic in three directions keep their cells.
+        rng: of the deviates, then of the strain.
+    """
+    moves = rng.normal(scale=std_A, size=frame.positions.shape)
+    if strain == 0 or not frame.pbc.all():
+        return replace(frame, positions=frame.positions + moves)
+    components = rng.uniform(-strain, strain, size=(3, 3))
+    deformation = np.eye(3) + np.tril(components) + np.tril(components, -1).T
+    return replace(frame, positions=frame.positions @ deformation + moves, cell=frame.cell @ deformation)
+
+
+def rattled_for(settings: CampaignSettings, frame: Frame, rng: np.random.Generator) -> Frame:
+    """The frame moved and strained as much as the campaign's first labels are."""
+    labels = settings.labels
+    return rattled(frame, std_A=labels.initial_rattle_A, strain=labels.initial_strain, rng=rng)
 
 
 def initial_frame(starts: Sequence[Frame], item: int, settings: CampaignSettings) -> tuple[Frame, dict[str, Any]]:
@@ -23,9 +42,12 @@ def initial_frame(starts: Sequence[Frame], item: int, settings: CampaignSettings
     start = item % len(starts)
     if item < len(starts):
         return starts[start], {"start": start}
-    std_A = settings.labels.initial_rattle_A
+    labels = settings.labels
+    origin = {"start": start, "rattle_A": labels.initial_rattle_A}
+    if labels.initial_strain > 0 and starts[start].pbc.all():
+        origin["strain"] = labels.initial_strain
     rng = generator(seed_for(settings.seed, Stream.START, 0, item))
-    return rattled(starts[start], std_A=std_A, rng=rng), {"start": start, "rattle_A": std_A}
+    return rattled_for(settings, starts[start], rng), origin
 
 
 def starts_in_turn(systems: Mapping[str, Sequence[Frame]]) -> list[Frame]:

@@ -55,6 +55,7 @@ def origin_of(candidate: Candidate) -> dict[str, Any]:
         "walker": candidate.walker,
         "step": candidate.step,
         "temperature_K": candidate.temperature_K,
+        "pressure_MPa": candidate.pressure_MPa,
         "tau": candidate.tau,
         "model_version": candidate.model_version,
         "reason": candidate.reason.value,

@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError, TaskError
 from pipeline.estimate import Costs
 from pipeline.faults import REMEDIES
 from pipeline.frames import Frame
-from pipeline.initial import rattled
+from pipeline.initial import rattled_for
 from pipeline.policy import conditions_of
 from pipeline.records import (
     Cause,
@@ -98,9 +98,8 @@ class Trial:
         """Label a few rattled start structures: the labels, seconds and core seconds of one, and seconds between two."""
         starts = [group[0] for group in self.frames.values()]
         rng = generator(seed_for(self.settings.seed, Stream.START, 0, 0))
-        std_A = self.settings.labels.initial_rattle_A
         splits = trial_splits(self.settings.labels.reference, len(starts))
-        frames = [rattled(starts[item % len(starts)], std_A=std_A, rng=rng) for item in range(len(splits))]
+        frames = [rattled_for(self.settings, starts[item % len(starts)], rng) for item in range(len(splits))]
         self.tell(f"labelling {len(frames)} structures")
         tasks = [self._label_task(item, frame) for item, frame in enumerate(frames)]
         futures = [self.steps.submit(task) for task in tasks]

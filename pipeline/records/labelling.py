@@ -27,7 +27,8 @@ class Label:
     """A frame with its reference energy (eV), forces (N, 3) eV/Å, optional stress (6,) Voigt eV/Å³ (ASE sign), and provenance.
 
     Attributes:
-        origin: walker, step, model_version, temperature_K, tau, uncertainties when selected; empty for start structures.
+        origin: walker, step, model_version, temperature_K, pressure_MPa, tau, uncertainties when selected; empty for
+            start structures.
         cost_cpu_s: core seconds that the reference held, all tries.
         reference: digest of the reference's physics settings.
         charges: (N,) atomic charges, e, where they were asked for.

@@ -15,6 +15,9 @@ from pipeline.frames import Frame
 from pipeline.references.base import Calculation, Labeler, Properties
 from pipeline.settings.labels import ASEReference
 
+EXTRAS = {"tblite": "farwalk[xtb]"}
+"""Packages of calculators that farwalk installs as an extra."""
+
 
 class CalculatorLabeler(Labeler):
     """A reference made of an ASE calculator class.
@@ -87,8 +90,10 @@ def find_calculator(name: str) -> type[Any]:
     try:
         found: Any = getattr(importlib.import_module(module), attribute) if module else get_calculator_class(name)
     except (ImportError, AttributeError, ValueError) as error:
+        package = EXTRAS.get(module.partition(".")[0]) if isinstance(error, ImportError) else None
+        install = f"Install it: pip install '{package}'" if package else "Install its package"
         raise MissingFileError(
-            f"{where}: cannot be imported ({error}).", "Install its package or correct labels.reference.calculator."
+            f"{where}: cannot be imported ({error}).", f"{install}, or correct labels.reference.calculator."
         ) from None
     if not (isinstance(found, type) and issubclass(found, GetPropertiesMixin)):
         raise SettingsError(

@@ -77,6 +77,13 @@ class LabelSettings(Settings):
     initial_rattle_A: PositiveFloat = Field(
         0.05, le=1.0, description="standard deviation of the rattling of start structures, Å"
     )
+    initial_strain: float = Field(
+        0.0,
+        ge=0,
+        le=0.3,
+        description="largest component of the random strain of rattled start structures, relative; only where they are periodic "
+        "in three directions. Walkers with a barostat need labels of other cells than that of the start",
+    )
     max_force_eV_per_A: float = Field(200.0, gt=0, description="labels with a larger force are refused, eV/Å")
     max_net_force_eV_per_A: float | None = Field(
         0.15,

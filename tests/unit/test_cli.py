@@ -85,7 +85,7 @@ def test_the_schema_refuses_what_the_command_refuses() -> None:
         assert list(validator.iter_errors({**data, **wrong})) != []
 
 
-@pytest.mark.parametrize("name", ["alanine-dipeptide", "copper", "silicon-qe", "water-cp2k"])
+@pytest.mark.parametrize("name", ["alanine-dipeptide", "copper", "mil53-al", "silicon-qe", "water-cp2k"])
 def test_init_writes_a_campaign_that_opens(tmp_path: Path, name: str) -> None:
     if name == "silicon-qe" and not Path("/usr/share/espresso/pseudo").is_dir():
         pytest.skip("needs the package quantum-espresso-data")
@@ -93,12 +93,12 @@ def test_init_writes_a_campaign_that_opens(tmp_path: Path, name: str) -> None:
     assert "farwalk check" in farwalk("init", name, str(place))
     intake = open_campaign(place / "campaign.yaml")
     assert intake.settings.name == name
-    atoms = {"alanine-dipeptide": 22, "copper": 32, "silicon-qe": 8, "water-cp2k": 3}
+    atoms = {"alanine-dipeptide": 22, "copper": 32, "mil53-al": 76, "silicon-qe": 8, "water-cp2k": 3}
     assert {len(frame) for group in intake.frames.values() for frame in group} == {atoms[name]}
 
 
 def test_init_lists_the_templates() -> None:
-    assert farwalk("init", "list").split() == ["alanine-dipeptide", "copper", "silicon-qe", "water-cp2k"]
+    assert farwalk("init", "list").split() == ["alanine-dipeptide", "copper", "mil53-al", "silicon-qe", "water-cp2k"]
 
 
 def test_every_line_of_a_template_that_sets_something_is_explained_nearby() -> None:
