@@ -187,13 +187,13 @@ class WalkerBatch:
             self._model,
             self._batch,
             settings=bias,
-            strength=impulse * self._tau * self._strength.values(),
+            strength=impulse * self._tau * self._strength.force(),
             weights=self._weights,
             split=sampled,
             features=self._due,
         )
         if sampled and result.plain is not None and result.gradient is not None:
-            self._strength.record(result.plain, result.gradient, self._batch)
+            self._strength.record(result)
         self._last = result
         return result.forces
 
@@ -292,8 +292,8 @@ class WalkerBatch:
         )
         forces = result.forces
         if result.plain is not None and result.gradient is not None:
-            strength.record(result.plain, result.gradient, moving.batch)
-            per_atom = (tau * strength.values()).index_select(0, moving.batch.system).unsqueeze(1)
+            strength.record(result)
+            per_atom = (tau * strength.force()).index_select(0, moving.batch.system).unsqueeze(1)
             forces = result.plain + per_atom * result.gradient
         for row, k in enumerate(stale):
             self._strength.replace(k, strength.state(row))

@@ -8,7 +8,6 @@ from potential_contract import DERIVATIVE_TOLERANCE, STEP_A, rebuilt, relative_e
 from pipeline.batching import make_batch
 from pipeline.bias import bias_quantity, biased_forces, species_weights
 from pipeline.frames import Frame
-from pipeline.records import BiasState
 from pipeline.settings.walkers import BiasSettings
 from pipeline.strength import RelativeStrength, empty_bias_state
 
@@ -120,30 +119,12 @@ def test_a_strength_measured_on_the_same_sample_gives_the_relative_strength_aske
     frames, tau = zoo(5), 0.25
     sample = forces_of(subject, frames, tau_s=0.0, settings=settings)
     strength = RelativeStrength([empty_bias_state() for _ in frames], settings)
-    strength.record(sample.plain, sample.gradient, sample.batch)
-    biased = forces_of(subject, frames, tau_s=tau * strength.values(), settings=settings)
+    strength.record(sample)
+    biased = forces_of(subject, frames, tau_s=tau * strength.force(), settings=settings)
     for k in range(len(frames)):
         own = biased.batch.system == k
         ratio = (biased.forces - biased.plain)[own].norm() / biased.plain[own].norm()
         assert ratio.item() == pytest.approx(tau, rel=1e-9)
-
-
-def test_the_window_forgets_what_is_older():
-    settings = BiasSettings(window_steps=30, update_every=10)
-    strength = RelativeStrength([empty_bias_state()], settings)
-    batch = make_batch([water()], 4.0)
-    gradient = torch.ones(3, 3, dtype=torch.float64)
-    for scale in (9.0, 1.0, 2.0, 3.0):
-        strength.record(scale * gradient, gradient, batch)
-    np.testing.assert_allclose(strength.state(0).force_squared, [9.0, 36.0, 81.0])
-    assert strength.values().item() == pytest.approx(np.sqrt((9 + 36 + 81) / 27))
-
-
-def test_a_flat_uncertainty_is_not_divided_by():
-    flat = BiasState(force_squared=np.array([4.0]), gradient_squared=np.array([0.0]))
-    broken = BiasState(force_squared=np.array([np.nan]), gradient_squared=np.array([1.0]))
-    strength = RelativeStrength([flat, broken, empty_bias_state()], BiasSettings())
-    assert strength.values().tolist() == [0.0, 0.0, 0.0]
 
 
 def test_bias_forces_are_finite_at_a_training_structure_and_for_an_isolated_atom():
