@@ -67,6 +67,12 @@ class BiasSettings(Settings):
         le=20,
         description="MD steps between bias forces; n acts as an impulse of n times the force (r-RESPA), n times cheaper",
     )
+    stress_every: PositiveInt = Field(
+        5,
+        le=20,
+        description="with a barostat: MD steps between those that give the stress its own strength τ_stress (r-RESPA); in "
+        "between it carries that of the force, at no cost; n time steps must be short against the fastest vibration",
+    )
 
     @field_validator("species_weights")
     @classmethod
