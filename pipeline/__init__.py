@@ -13,7 +13,9 @@ The map, bottom-up: a module imports only from modules above itself.
 ``node``               the machine a task happens to run on
 ``columns``            HDF5 groups of frames and ragged arrays
 ``shards``             immutable files of labels, candidates and walkers
+``neighbors``          who is near whom, by vesin or by torch on any device
 ``batching``           many structures as one flat batch with neighbour rows
+``moving``             moving structures whose neighbour rows are reused
 ``uncertainty``        posterior, distance, committee; conformal calibration
 ``potentials``         the contract, GM-NN, model files, the ASE calculator
 ``bias``               forces of E − τ s u

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.batching import Batch, MovingBatch
+from pipeline.batching import Batch
 from pipeline.bias import BiasedForces, biased_forces, species_weights
 from pipeline.dynamics.langevin import Langevin, stack_noise
 from pipeline.dynamics.slots import Nursery, Slot, masses_of, occupy, with_positions
 from pipeline.dynamics.stops import PRECEDENCE, any_atom, bonds, unphysical
 from pipeline.frames import FloatArray
+from pipeline.moving import MovingBatch
 from pipeline.potentials.model import Model
 from pipeline.records import Candidate, Checked, StopReason, WalkerState
 from pipeline.settings.walkers import WalkerSettings
@@ -140,7 +141,7 @@ class WalkerBatch:
         anchored = [with_positions(state.frame, state.anchor) for state in states]
         self._moving = MovingBatch(anchored, cutoff_A=self._model.cutoff_A, skin_A=SKIN_A)
         positions = torch.from_numpy(np.concatenate([state.frame.positions for state in states]))
-        self._batch = self._moving.move(positions)
+        self._batch = self._moving.follow(positions)
         self._velocities = torch.from_numpy(np.concatenate([state.velocities for state in states]))
         self._forces = torch.from_numpy(np.concatenate([state.forces for state in states]))
         self._tau = torch.tensor([state.tau for state in states], dtype=torch.float64)
@@ -166,7 +167,7 @@ class WalkerBatch:
             back = lost.index_select(0, self._batch.system).unsqueeze(1)
             positions = torch.where(back, before, positions)
             velocities = torch.where(back, torch.zeros_like(velocities), velocities)
-        self._batch = self._moving.move(positions)
+        self._batch = self._moving.follow(positions)
         self._clock += 1
         for slot in self._slots:
             slot.age += 1

@@ -8,8 +8,9 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from pipeline.batching import Batch, MovingBatch
+from pipeline.batching import Batch
 from pipeline.frames import Frame
+from pipeline.moving import MovingBatch
 from pipeline.potentials.evaluation import Evaluation
 
 
@@ -61,7 +62,7 @@ class ModelCalculator(Calculator):  # type: ignore[misc] # ASE is untyped
         frame = Frame.from_atoms(self.atoms, system="")
         if self._moving is None or {"numbers", "cell", "pbc"} & set(system_changes):
             self._moving = MovingBatch([frame], cutoff_A=self.model.cutoff_A, skin_A=self._skin_A)
-        batch = self._moving.move(torch.from_numpy(frame.positions))
+        batch = self._moving.follow(torch.from_numpy(frame.positions))
         periodic = bool(frame.pbc.all())
         result = self.model.evaluate_batch(batch, stress=periodic)
         assert result.total_uncertainty is not None

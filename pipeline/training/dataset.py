@@ -158,6 +158,8 @@ def _take(whole: FixedGeometry, chosen: Tensor, atoms: Tensor, starts: Tensor) -
         n_atoms=sizes,
         neighbors=source.neighbors[atoms] + shift.unsqueeze(1),
         offsets=source.offsets[atoms],
+        shifts=source.shifts[atoms],
+        padding=source.padding[atoms],
     )
     return replace(
         whole,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pipeline.batching import MovingBatch
+from pipeline.moving import MovingBatch
 from pipeline.dynamics.langevin import NOISE_BLOCK, Langevin, ThermostatNoise, thermal_velocities
 from pipeline.dynamics.slots import Nursery, masses_of
 from pipeline.dynamics.walkers import WalkerBatch
@@ -44,7 +44,7 @@ def energies_at_constant_energy(*, timestep_fs, total_fs, dtype):
     totals = []
     for _ in range(round(total_fs / timestep_fs)):
         positions, velocities = verlet.first_half(positions, velocities, forces, still)
-        here = differentiate(potential, moving.move(positions))
+        here = differentiate(potential, moving.follow(positions))
         forces = here.forces - TETHER_EV_PER_A2 * (positions - places)
         velocities = verlet.second_half(velocities, forces)
         kinetic = 0.5 * (masses.unsqueeze(1) * velocities.square()).sum()

@@ -9,8 +9,9 @@ from engine import CUTOFF_A, crystal, ethanol, gmnn, slab, water, zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.batching import MovingBatch, make_batch
+from pipeline.batching import make_batch
 from pipeline.frames import Frame
+from pipeline.moving import MovingBatch
 from pipeline.potentials.base import differentiate
 
 SKIN_A = 0.6
@@ -112,7 +113,7 @@ def test_rows_with_a_skin_give_the_energies_and_forces_of_fresh_rows_along_a_ran
     for _ in range(25):
         step = torch.randn(positions.shape, generator=generator, dtype=torch.float64)
         positions = positions + 0.05 * step
-        here = differentiate(potential, walking.move(positions))
+        here = differentiate(potential, walking.follow(positions))
         fresh = differentiate(potential, make_batch(moved(frames, positions), CUTOFF_A))
         torch.testing.assert_close(here.energies, fresh.energies, rtol=1e-13, atol=1e-10)
         torch.testing.assert_close(here.forces, fresh.forces, rtol=1e-9, atol=1e-10)
@@ -125,11 +126,11 @@ def test_only_the_structure_that_left_its_skin_is_rebuilt():
     anchors = walking.anchors.clone()
     positions = walking.batch.positions.clone()
     positions += 0.01
-    walking.move(positions.clone())
+    walking.follow(positions.clone())
     assert walking.rebuilds == 0
     torch.testing.assert_close(walking.anchors, anchors, rtol=0, atol=0)
     positions[0, 0] += SKIN_A  # an atom of the first structure
-    batch = walking.move(positions.clone())
+    batch = walking.follow(positions.clone())
     assert walking.rebuilds == 1
     first = batch.system == 0
     torch.testing.assert_close(walking.anchors[first], positions[first], rtol=0, atol=0)
