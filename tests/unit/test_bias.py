@@ -24,7 +24,7 @@ case = pytest.mark.parametrize(("kind", "features", "quantity"), CASES)
 def forces_of(subject, frames, *, tau_s, settings=None, split=True, weights=None):
     settings = settings or BiasSettings()
     batch = make_batch(frames, subject.cutoff_A)
-    strength = torch.as_tensor(tau_s, dtype=torch.float64).expand(len(frames))
+    strength = None if tau_s is None else torch.as_tensor(tau_s, dtype=torch.float64).expand(len(frames))
     weights = species_weights(settings, batch.numbers) if weights is None else weights
     return biased_forces(subject, batch, settings=settings, strength=strength, weights=weights, split=split)
 
@@ -104,12 +104,23 @@ def test_elements_of_weight_zero_are_unbiased_to_the_bit(dtype):
         assert not torch.equal(biased.forces[~hydrogen], plain.forces[~hydrogen])
 
 
-def test_a_strength_of_zero_gives_the_plain_forces_to_the_bit():
+def test_without_a_bias_or_with_a_strength_of_zero_the_forces_are_plain_to_the_bit():
     subject = model(dtype=torch.float32)
-    plain = forces_of(subject, zoo(5), tau_s=0.0, split=False)
-    split = forces_of(subject, zoo(5), tau_s=0.0, split=True)
-    assert torch.equal(plain.forces, split.forces)
+    plain = forces_of(subject, zoo(5), tau_s=None, split=False)
     assert plain.gradient is None
+    assert plain.plain is plain.forces
+    for tau_s in (None, 0.0):
+        split = forces_of(subject, zoo(5), tau_s=tau_s, split=True)
+        assert torch.equal(plain.forces, split.forces)
+        assert split.gradient is not None
+
+
+def test_a_walker_of_strength_zero_among_biased_ones_has_the_plain_forces_to_rounding():
+    subject = model()
+    plain = forces_of(subject, zoo(5), tau_s=None, split=False)
+    fused = forces_of(subject, zoo(5), tau_s=[0.4, 0.0, 0.4, 0.0], split=False)
+    alone = (fused.batch.system == 1) | (fused.batch.system == 3)
+    torch.testing.assert_close(fused.forces[alone], plain.forces[alone], rtol=1e-10, atol=1e-11)
 
 
 @case
