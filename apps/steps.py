@@ -17,7 +17,7 @@ from apps.notices import Notices
 from apps.probe import mismatch, whereabouts
 from apps.retries import LOST, RetryHandler, lost_for_good
 from apps.slurm.names import job_name
-from apps.worker import DRIVER_VARIABLE, carry_out, driver_code
+from apps.worker import DRIVER_VARIABLE, carry_out, driver_code, this_node
 from pipeline.errors import SiteError
 from pipeline.events import Work
 from pipeline.inline import InlineSteps
@@ -115,7 +115,7 @@ def open_steps(site: Site, run_dir: Path, *, prefix: str = "farwalk") -> Iterato
         SiteError: workers do not start, or are of another farwalk.
     """
     if isinstance(site, InlineSite):
-        with InlineSteps() as inline:
+        with InlineSteps(this_node()) as inline:
             yield inline
         return
     notices = Notices()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from apps.probe import Place, whereabouts
-from apps.worker import pin_device
+from apps.worker import device_name, pin_device
 from pipeline.errors import SiteError
 
 TOKEN = "token"
@@ -30,6 +30,7 @@ class Surroundings:
         given: variables that said which devices the job has, before the worker pinned itself to one.
         device: the device it pinned itself to; empty for a worker without.
         devices: how many devices torch sees.
+        computes: what models compute on there, see :func:`apps.worker.device_name`.
         refusal: why it could not pin itself, and the remedy; empty when it could.
         host, node, job, block: machine, SLURM's names of node and job, Parsl's of the block; empty where there is none.
         cores: CPU cores it may use.
@@ -45,6 +46,7 @@ class Surroundings:
     given: dict[str, str]
     device: str
     devices: int
+    computes: str
     refusal: tuple[str, str]
     host: str
     node: str
@@ -85,6 +87,7 @@ def look_around(directory: str, token: str) -> dict[str, Any]:
         given=given,
         device=device,
         devices=torch.cuda.device_count(),
+        computes=device_name(),
         refusal=refusal,
         host=socket.gethostname(),
         node=os.environ.get("SLURMD_NODENAME", ""),

@@ -41,8 +41,7 @@ def carry_out(task: Task) -> Result:
         SiteError: this worker is of another farwalk than the driver, or its GPUs do not fit.
     """
     check_code()
-    pin_device()
-    result = run_task(task, find_node(os.environ))
+    result = run_task(task, this_node())
     here = f"{socket.gethostname()}:{os.getpid()}"
     if result.timing.host != here:  # a label that another worker finished
         return result
@@ -53,6 +52,27 @@ def _address(here: str) -> str:
     """Name of the node as SLURM knows it, process, and the job."""
     node, job = os.environ.get("SLURMD_NODENAME"), os.environ.get("SLURM_JOB_ID")
     return f"{node}:{os.getpid()} job {job}" if node and job else here
+
+
+def this_node() -> Node:
+    """This machine, after this process took its GPU where it has one.
+
+    Raises:
+        SiteError: the devices of the node do not fit its workers.
+    """
+    pin_device()
+    return dataclasses.replace(find_node(os.environ), device=compute_device())
+
+
+def compute_device() -> str:
+    """What models compute on in this process: ``cuda`` where torch finds a GPU, which may be AMD's, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_name() -> str:
+    """The same with the name of the GPU, for people."""
+    device = compute_device()
+    return f"{device} ({torch.cuda.get_device_name()})" if device == "cuda" else device
 
 
 def find_node(environment: Mapping[str, str]) -> Node:

@@ -28,9 +28,14 @@ def run_task(task: Task, node: Node = ANYWHERE) -> Result:
 
 
 class InlineSteps:
-    """One thread beside the loop; use as a context manager. On leaving, tasks that have not begun are dropped."""
+    """One thread beside the loop; use as a context manager. On leaving, tasks that have not begun are dropped.
 
-    def __init__(self) -> None:
+    Args:
+        node: this machine.
+    """
+
+    def __init__(self, node: Node = ANYWHERE) -> None:
+        self._node = node
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="farwalk")
 
     def __enter__(self) -> Self:
@@ -43,7 +48,7 @@ class InlineSteps:
 
     def submit(self, task: Task) -> Future[Result]:
         """Put a task at the end of the queue."""
-        return self._thread.submit(run_task, task)
+        return self._thread.submit(run_task, task, self._node)
 
     def capacity(self, work: Work) -> int:
         """One is carried out while the next one waits."""

@@ -28,6 +28,7 @@ from apps.cli.report import (
     not_counted,
     plain,
     started_text,
+    walk_device,
     workers_table,
 )
 from apps.cli.scan import ScanReport, WantedScans, not_compared, wanted_scans
@@ -225,7 +226,7 @@ def _print_tables(intake: Intake, directory: str, found: Found) -> None:
     assert found.costs is not None
     assert found.expected is not None
     OUT.print(campaign_table(intake, directory))
-    for table in estimate_tables(found.costs, found.expected, intake):
+    for table in estimate_tables(found.costs, found.expected, intake, walk_device(found.executors)):
         OUT.print(table)
     OUT.print(not_counted(found.executors), markup=False)
 

@@ -10,10 +10,12 @@ from rich.table import Table
 
 from apps.cli.console import duration, size
 from apps.preflight import Executor, Finding
+from apps.worker import device_name
 from pipeline.errors import SiteError
 from pipeline.estimate import Costs, Estimate
 from pipeline.intake import Intake
 from pipeline.references.started import Started
+from pipeline.settings.walkers import WalkerSettings
 
 
 def campaign_table(intake: Intake, directory: str) -> Table:
@@ -24,6 +26,7 @@ def campaign_table(intake: Intake, directory: str) -> Table:
         elements = sorted({chemical_symbols[z] for frame in group for z in frame.numbers})
         atoms = sorted({len(frame) for frame in group})
         table.add_row(f"system {name}", f"{len(group)} start structures, {atoms} atoms, {' '.join(elements)}")
+    table.add_row("walkers", walkers_text(settings.walkers))
     table.add_row("directory", directory)
     table.add_row("site", f"{settings.site.kind} starts")
     return table
@@ -59,6 +62,7 @@ def _said(executor: Executor) -> dict[str, str]:
         "torch": found.torch,
         "GPUs of the job": ", ".join(f"{name}={value}" for name, value in found.given.items()),
         "GPU of the worker": pinned,
+        "models compute on": found.computes,
         "cores": str(found.cores),
         "scratch": f"{found.scratch}: {found.scratch_problem or size(found.scratch_free) + ' free'}"
         if found.scratch
@@ -67,21 +71,37 @@ def _said(executor: Executor) -> dict[str, str]:
     }
 
 
+def walk_device(executors: Sequence[Executor]) -> str:
+    """What the models of walkers compute on: as their worker said, or in this process where that has no workers."""
+    said = [executor.found.computes for executor in executors if executor.label == "walk" and executor.found]
+    return said[0] if said else device_name()
+
+
+def walkers_text(settings: WalkerSettings) -> str:
+    """How many walkers there are and at which conditions."""
+    temperatures = ", ".join(f"{value:g}" for value in settings.temperatures_K)
+    text = f"{settings.count} at {temperatures} K"
+    if settings.barostat is None:
+        return text
+    pressures = ", ".join(f"{value:g}" for value in settings.pressures_MPa)
+    return f"{text} and {pressures} MPa, {settings.barostat.kind} cell"
+
+
 def started_text(program: Started) -> str:
     """Which program labels, and how fast it starts."""
     ranks = "" if program.ranks == 1 else f" on {program.ranks} ranks"
     return f"program: {program.program} starts{ranks} in {duration(program.wall_s)}"
 
 
-def estimate_tables(costs: Costs, expected: Estimate, intake: Intake) -> list[Table]:
-    """Measured speeds, and what the whole campaign takes."""
+def estimate_tables(costs: Costs, expected: Estimate, intake: Intake, device: str) -> list[Table]:
+    """Measured speeds, on which device walkers reached theirs, and what the whole campaign takes."""
     speeds = Table(show_header=False, title="measured", title_justify="left")
     settings = intake.settings
     slots = {"walk": settings.site.walk_slots, "label": settings.site.label_slots}
     speeds.add_row(
         "walkers",
         f"{expected.steps_per_s_task:.4g} walker steps/s per task (batches of {settings.walkers.batch}), "
-        f"{expected.steps_per_s:.4g} in all",
+        f"{expected.steps_per_s:.4g} in all, on {device}",
     )
     held = f" ({costs.label_core_s:.3g} core-s)" if costs.label_core_s else ""
     speeds.add_row(

@@ -51,8 +51,8 @@ def integrated_time(correlation: FloatArray) -> float:
     """Integrated autocorrelation time τ = ½ + Σ ρ_k, in samples, over Sokal's automatic window.
 
     The sum ends at the first lag M ≥ c τ(M), c = 5, or with the data: then τ is too short, see :func:`is_resolved`.
-    Independent samples give ½, an exponential decay exp(−t/T) sampled finely gives T, and n samples are worth n/(2τ) independent
-    ones. Where ρ swings far below 0, τ is smaller than the time in which ρ decays; it is at least a small positive number.
+    Independent samples give ½, an exponential decay exp(−t/T) sampled finely gives T, and n samples are worth n/(2τ)
+    independent ones. Where ρ swings far below 0, τ is smaller than the time in which ρ decays; it stays above 0.
 
     Args:
         correlation: (L,) ρ from lag 0, L ≥ 1.

@@ -7,13 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from apps.worker import find_node
+from apps.steps import open_steps
+from apps.worker import carry_out, device_name, find_node, this_node
 from pipeline.durable import sha256_of
 from pipeline.node import KEPT, SHARE_OF_REST, UNUSED_S, Node
 from pipeline.records import FileRef, Remark
+from pipeline.settings.site import InlineSite
 
 LONG_AGO = time.time() - 2 * UNUSED_S
 
@@ -155,3 +159,25 @@ def test_a_cache_that_somebody_else_could_have_made_is_not_used(tmp_path):
     said: list[Remark] = []
     assert Node(cache=tmp_path / "cache").model_file(file, said.append) == Path(file.path)
     assert "somebody else" in said[0].text
+
+
+@pytest.mark.parametrize(("gpu", "device"), [(True, "cuda"), (False, "cpu")])
+def test_models_compute_on_the_gpu_where_torch_finds_one(monkeypatch, gpu, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Instinct MI250X")  # AMD's answer to the same names
+    assert this_node().device == device
+    assert device_name() == ("cuda (Instinct MI250X)" if gpu else "cpu")
+    seen = []
+    answer = SimpleNamespace(timing=SimpleNamespace(host="of another worker:1"))
+    monkeypatch.setattr("apps.worker.run_task", lambda task, node: (seen.append(node), answer)[1])
+    assert carry_out("a task") is answer
+    assert seen[0].device == device
+
+
+def test_tasks_in_the_drivers_process_compute_where_workers_would(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    seen = []
+    monkeypatch.setattr("pipeline.inline.run_task", lambda task, node: seen.append((task, node.device)))
+    with open_steps(InlineSite(), tmp_path) as steps:
+        steps.submit("a task").result()
+    assert seen == [("a task", "cuda")]
