@@ -35,7 +35,7 @@ class Batch:
         offsets: (A, M, 3) float64, lattice translation of each neighbour, Å.
         shifts: (A, M, 3) float64, the same in lattice vectors: whole numbers, zero where padded.
         padding: (A, M) bool, which neighbours are none.
-        largest: atoms of the largest structure, where the host knows it: sums over atoms then have one order on every device.
+        largest: no structure has more atoms.
     """
 
     numbers: Tensor
@@ -48,7 +48,7 @@ class Batch:
     offsets: Tensor
     shifts: Tensor
     padding: Tensor
-    largest: int | None = None
+    largest: int
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -100,16 +100,35 @@ class Batch:
         return edges
 
     def sum_atoms(self, values: Tensor) -> Tensor:
-        """Sum over the atoms of each structure: (A, …) to (B, …), in float64."""
-        total = torch.zeros((len(self), *values.shape[1:]), dtype=torch.float64, device=values.device)
-        return total.index_add(0, self.system, values.to(torch.float64))
+        """Sum over the atoms of each structure: (A, …) to (B, …), in float64, and in the same order every time.
+
+        On a GPU ``index_add`` would add in the order in which its threads come by.
+        """
+        count, rest = len(self), values.shape[1:]
+        if not self._uniform:
+            if values.device.type == "cpu":
+                total = torch.zeros((count, *rest), dtype=torch.float64)
+                return total.index_add(0, self.system, values.to(torch.float64))
+            values = values.new_zeros((count * self.largest, *rest)).index_copy(0, self._places(), values)
+        return values.unflatten(0, (count, self.largest)).sum(dim=1, dtype=torch.float64)
 
     def max_atoms(self, values: Tensor) -> Tensor:
         """Largest of the atoms of each structure: (A,) to (B,)."""
-        if self.largest is not None and self.largest * len(self) == len(values):
-            return values.view(len(self), self.largest).amax(dim=1)
+        if self._uniform:
+            return values.unflatten(0, (len(self), self.largest)).amax(dim=1)
         lowest = torch.full((len(self),), -torch.inf, dtype=values.dtype, device=values.device)
         return lowest.scatter_reduce(0, self.system, values, "amax")
+
+    @property
+    def _uniform(self) -> bool:
+        """Whether all structures have as many atoms: they are then the rows of a matrix."""
+        return self.largest * len(self) == len(self.numbers)
+
+    def _places(self) -> Tensor:
+        """(A,) rows of the atoms where every structure has as many rows as the largest has atoms."""
+        first = torch.cumsum(self.n_atoms, 0) - self.n_atoms
+        free = torch.arange(len(self), device=self.device) * self.largest - first
+        return torch.arange(len(self.numbers), device=self.device) + free.index_select(0, self.system)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""

@@ -21,6 +21,13 @@ class Evaluator(Protocol):
     def cutoff_A(self) -> float:
         """Radial cutoff, Å."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+
+    def check_elements(self, frames: Sequence[Frame]) -> None:
+        """Refuse structures with elements it was not made for."""
+
     def evaluate_batch(self, batch: Batch, *, stress: bool = False, uncertainty: bool = True) -> Evaluation:
         """Everything about one batch."""
 
@@ -33,7 +40,7 @@ class ModelCalculator(Calculator):  # type: ignore[misc] # ASE is untyped
 
     Args:
         model: the model.
-        skin_A: neighbour rows are reused while no atom has moved more than half of this, Å.
+        skin_A: neighbour rows are reused until atoms and cell together have used up this extra radius, Å.
     """
 
     implemented_properties: ClassVar[list[str]] = [
@@ -60,9 +67,12 @@ class ModelCalculator(Calculator):  # type: ignore[misc] # ASE is untyped
         """ASE's entry point."""
         super().calculate(atoms, properties, system_changes)
         frame = Frame.from_atoms(self.atoms, system="")
-        if self._moving is None or {"numbers", "cell", "pbc"} & set(system_changes):
-            self._moving = MovingBatch([frame], cutoff_A=self.model.cutoff_A, skin_A=self._skin_A)
-        batch = self._moving.follow(torch.from_numpy(frame.positions))
+        device = self.model.device
+        if self._moving is None or {"numbers", "pbc"} & set(system_changes):
+            self.model.check_elements([frame])
+            self._moving = MovingBatch([frame], cutoff_A=self.model.cutoff_A, skin_A=self._skin_A, device=device)
+        cells = torch.from_numpy(frame.cell[None]).to(device) if "cell" in system_changes else None
+        batch = self._moving.follow(torch.from_numpy(frame.positions).to(device), cells)
         periodic = bool(frame.pbc.all())
         result = self.model.evaluate_batch(batch, stress=periodic)
         assert result.total_uncertainty is not None

@@ -37,16 +37,18 @@ class Evaluation:
     system: IntArray
 
 
-def voigt(gradient: Tensor, batch: Batch) -> FloatArray:
-    """(B, 6) stress (1/V) ∂E/∂ε, NaN where the structure has no volume."""
-    volumes = batch.volumes
-    stress = torch.full((len(batch), 6), torch.nan, dtype=torch.float64)
-    solid = volumes > 0
-    for k, (i, j) in enumerate(VOIGT):
-        symmetric = 0.5 * (gradient[:, i, j] + gradient[:, j, i])
-        stress[solid, k] = symmetric[solid] / volumes[solid]
-    array: FloatArray = stress.numpy()
+def on_host(values: Tensor) -> FloatArray:
+    """Numbers of a tensor on any device as float64, without its graph."""
+    array: FloatArray = values.detach().to("cpu", torch.float64).numpy()
     return array
+
+
+def voigt(gradient: Tensor, batch: Batch) -> FloatArray:
+    """(B, 6) stress (1/V) ∂E/∂ε from (B, 3, 3) gradients in eV, NaN where the structure has no volume."""
+    symmetric = 0.5 * (gradient + gradient.transpose(1, 2))
+    components = torch.stack([symmetric[:, i, j] for i, j in VOIGT], dim=1)
+    volumes = batch.volumes.unsqueeze(1)
+    return on_host(torch.where(volumes > 0, components / volumes, torch.nan))
 
 
 def join(chunks: Sequence[Evaluation], sizes: Sequence[int]) -> Evaluation:

@@ -6,14 +6,16 @@ Shapes: B structures, A atoms, P features, M members. Units: eV, Å, eV/Å³.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.batching import Batch, make_batch
+from pipeline.errors import ModelError
 from pipeline.frames import FloatArray, Frame
 from pipeline.potentials.base import Potential, Prediction, differentiate
 from pipeline.potentials.calculator import ModelCalculator
-from pipeline.potentials.evaluation import Evaluation, join, voigt
+from pipeline.potentials.evaluation import Evaluation, join, on_host, voigt
 from pipeline.uncertainty.estimator import Estimator
 
 
@@ -32,6 +34,16 @@ class Outcome:
     member_energies: Tensor
     features: Tensor | None
     structure_features: Tensor | None
+
+    def detached(self) -> "Outcome":
+        """The same numbers without the graph."""
+        atoms, means = self.features, self.structure_features
+        return Outcome(
+            energies=self.energies.detach(),
+            member_energies=self.member_energies.detach(),
+            features=None if atoms is None else atoms.detach(),
+            structure_features=None if means is None else means.detach(),
+        )
 
 
 class Model(nn.Module):
@@ -64,6 +76,11 @@ class Model(nn.Module):
         for member in self.members:
             assert isinstance(member, Potential)
             yield member
+
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+        return self.estimator.total_factor.device
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -100,52 +117,77 @@ class Model(nn.Module):
         assert outcome.features is not None
         return self.estimator.atomic(outcome.features)
 
+    def batch(self, frames: Sequence[Frame]) -> Batch:
+        """Structures with their neighbours, where the model is.
+
+        Raises:
+            ModelError: an element the model was not made for.
+        """
+        self.check_elements(frames)
+        return make_batch(frames, self.cutoff_A, self.device)
+
+    def check_elements(self, frames: Sequence[Frame]) -> None:
+        """Refuse structures with elements the model was not made for: on a GPU a step cannot look without waiting.
+
+        Raises:
+            ModelError: there is one.
+        """
+        found = {int(number) for frame in frames for number in np.unique(frame.numbers)}
+        if unknown := sorted(found - set(self.elements)):
+            raise ModelError(
+                f"The model knows elements {self.elements}, the structure has {unknown}.", "Train on them first."
+            )
+
     def evaluate(
         self, frames: Sequence[Frame], *, stress: bool = False, uncertainty: bool = True, batch_size: int = 64
     ) -> Evaluation:
-        """Energies, forces and uncertainties of structures, ``batch_size`` at a time."""
+        """Energies, forces and uncertainties of structures, ``batch_size`` at a time.
+
+        Raises:
+            ModelError: an element the model was not made for.
+        """
+        starts = range(0, len(frames), batch_size)
         chunks = [
-            self.evaluate_batch(
-                make_batch(frames[k : k + batch_size], self.cutoff_A), stress=stress, uncertainty=uncertainty
-            )
-            for k in range(0, len(frames), batch_size)
+            self.evaluate_batch(self.batch(frames[k : k + batch_size]), stress=stress, uncertainty=uncertainty)
+            for k in starts
         ]
-        return join(chunks, [len(frames[k : k + batch_size]) for k in range(0, len(frames), batch_size)])
+        return join(chunks, [len(frames[k : k + batch_size]) for k in starts])
 
     def evaluate_batch(self, batch: Batch, *, stress: bool = False, uncertainty: bool = True) -> Evaluation:
-        """The same for one batch with its neighbour rows."""
+        """The same for one batch with its neighbour rows, which is where the model is."""
         positions = batch.positions.detach().requires_grad_(True)
         strain = torch.zeros_like(batch.cells).requires_grad_(True) if stress else None
         moved = batch.with_positions(positions)
-        outcome = self(moved, strain=strain, features=uncertainty)
+        outcome = self(moved, strain=strain, features=uncertainty and not self.estimator.needs_forces)
         inputs = [positions] if strain is None else [positions, strain]
-        gradients = torch.autograd.grad(outcome.energies.sum(), inputs, retain_graph=True)
-        total = atomic = None
-        if uncertainty:
-            total = self.total_uncertainty(outcome, moved).detach().to(torch.float64).numpy()
-            atomic = self.atomic_uncertainty(outcome, moved).detach().to(torch.float64).numpy()
+        gradients = torch.autograd.grad(outcome.energies.sum(), inputs)
+        outcome = outcome.detached()
         return Evaluation(
-            energies=outcome.energies.detach().numpy(),
-            forces=-gradients[0].numpy(),
+            energies=on_host(outcome.energies),
+            forces=-on_host(gradients[0]),
             stress=voigt(gradients[1], batch) if stress else None,
-            total_uncertainty=total,
-            atomic_uncertainty=atomic,
-            system=batch.system.numpy(),
+            total_uncertainty=on_host(self.total_uncertainty(outcome, batch)) if uncertainty else None,
+            atomic_uncertainty=on_host(self.atomic_uncertainty(outcome, batch)) if uncertainty else None,
+            system=batch.system.cpu().numpy(),
         )
 
     def structure_features(self, frames: Sequence[Frame], batch_size: int = 64) -> Tensor:
-        """(n, P) features Φ(S) = (1/N) Σ_i φ_i of structures, no graph."""
+        """(n, P) features Φ(S) = (1/N) Σ_i φ_i of structures, where the model is; no graph.
+
+        Raises:
+            ModelError: an element the model was not made for.
+        """
         rows = []
         with torch.no_grad():
             for k in range(0, len(frames), batch_size):
-                outcome = self(make_batch(frames[k : k + batch_size], self.cutoff_A))
+                outcome = self(self.batch(frames[k : k + batch_size]))
                 assert outcome.structure_features is not None
                 rows.append(outcome.structure_features)
         return torch.cat(rows)
 
     def kernel_features(self, frames: Sequence[Frame], batch_size: int = 64) -> FloatArray:
         """(n, P) float64 posterior-transformed features X: the selection kernel is X Xᵀ."""
-        return self.estimator.kernel(self.structure_features(frames, batch_size)).to(torch.float64).numpy()
+        return on_host(self.estimator.kernel(self.structure_features(frames, batch_size)))
 
     def calculator(self) -> ModelCalculator:
         """This model as an ASE calculator."""

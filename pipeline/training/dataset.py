@@ -160,6 +160,7 @@ def _take(whole: FixedGeometry, chosen: Tensor, atoms: Tensor, starts: Tensor) -
         offsets=source.offsets[atoms],
         shifts=source.shifts[atoms],
         padding=source.padding[atoms],
+        largest=source.largest,
     )
     return replace(
         whole,

@@ -15,11 +15,12 @@ def farthest_points(features: Tensor, count: int) -> Tensor:
     ones are to each other.
     """
     n = len(features)
-    taken = torch.zeros(min(count, n), dtype=torch.int64)
+    taken = torch.zeros(min(count, n), dtype=torch.int64, device=features.device)
     nearest = (features - features[0]).square().sum(dim=1)
     for k in range(1, len(taken)):
         taken[k] = torch.argmax(nearest)
-        nearest = torch.minimum(nearest, (features - features[taken[k]]).square().sum(dim=1))
+        next_one = features.index_select(0, taken[k : k + 1])
+        nearest = torch.minimum(nearest, (features - next_one).square().sum(dim=1))
     return taken
 
 
@@ -44,7 +45,7 @@ class Distance(nn.Module):
         """Keep at most ``max_references`` of the (N, P) training features, thinned by farthest points."""
         phi = features.detach()
         mean_square = float(phi.to(torch.float64).square().sum(dim=1).mean())
-        scale = torch.tensor(mean_square**-0.5 if mean_square > 0 else 1.0, dtype=torch.float64)
+        scale = phi.new_tensor(mean_square**-0.5 if mean_square > 0 else 1.0, dtype=torch.float64)
         x = phi * scale.to(phi.dtype)
         if len(x) > max_references:
             x = x[farthest_points(x, max_references)]

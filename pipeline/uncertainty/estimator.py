@@ -49,7 +49,7 @@ class Estimator(nn.Module):
     def fit(
         cls, kind: EstimatorKind, structures: Tensor, atoms: Tensor, *, sigma: float, max_references: int = 4096
     ) -> "Estimator":
-        """Fit on the training set; factors stay 1 until :meth:`calibrate`.
+        """Fit on the training set, where its features are; factors stay 1 until :meth:`calibrate`.
 
         Args:
             kind: what the uncertainty is made of.
@@ -60,11 +60,12 @@ class Estimator(nn.Module):
         """
         kernel = Posterior.fit(structures, sigma=sigma)
         if kind == "committee":
-            return cls(kind, kernel)
+            return cls(kind, kernel).to(structures.device)
         if kind == "distance":
             parts = (Distance.fit(x, max_references=max_references) for x in (structures, atoms))
-            return cls(kind, kernel, *parts)
-        return cls(kind, kernel, Posterior(kernel.transform.clone()), Posterior.fit(atoms, sigma=sigma))
+            return cls(kind, kernel, *parts).to(structures.device)
+        total = Posterior(kernel.transform.clone())
+        return cls(kind, kernel, total, Posterior.fit(atoms, sigma=sigma)).to(structures.device)
 
     @property
     def needs_forces(self) -> bool:
