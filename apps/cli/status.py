@@ -1,6 +1,7 @@
 """``farwalk status DIR``: how far a campaign is. Reads only, also while it runs and after a crash."""
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from apps.slurm.client import driver_jobs
 from apps.slurm.names import job_prefix
 from pipeline.errors import SiteError
 from pipeline.lock import holder_of
+from pipeline.monitor.motion import MotionRow, motion_rows, walker_series
 from pipeline.monitor.tables import RoundRow, round_rows
+from pipeline.settings import CampaignSettings
 from pipeline.store import Store
 
 RECENT_S = 3600.0
@@ -51,6 +54,8 @@ def show_status(directory: Path) -> None:
         OUT.print(f"{duration(time.time() - when)} ago: {line}", markup=False)
     if board.version:
         OUT.print(rounds_table(round_rows(store)))
+        if rows := motion_rows(walker_series(store)):
+            OUT.print(motion_table(rows, with_pressure=has_barostat(store)))
 
 
 def queued_driver(store: Store) -> str:
@@ -100,5 +105,38 @@ def rounds_table(rows: Sequence[RoundRow]) -> Table:
             str(sum(row.stops.values())),
             *(f"{row.explored[system]:.2f}" for system in systems),
             *("" if scores is None else f"{scores.force_rmse:.4f}" for scores in (row.validation, fresh)),
+        )
+    return table
+
+
+def has_barostat(store: Store) -> bool:
+    """Whether the cells of walkers move."""
+    return CampaignSettings.model_validate(store.state().settings).walkers.barostat is not None
+
+
+def motion_table(rows: Sequence[MotionRow], *, with_pressure: bool) -> Table:
+    """One row per system, variable and condition of the walkers. "memory" is the integrated correlation time."""
+    pressure = ("p MPa",) if with_pressure else ()
+    heads = ("T K", *pressure, "walkers", "frames", "mean", "range", "covered", "memory ps", "period ps")
+    table = Table(title="motion of walkers", title_justify="left")
+    for head in ("system", "variable"):
+        table.add_column(head)
+    for head in heads:
+        table.add_column(head, justify="right")
+    for row in rows:
+        error = "" if math.isnan(row.error) else f" ± {row.error:.2g}"
+        memory = f"{row.correlation_ps:.2g}" if row.is_resolved else f"> {row.correlation_ps:.2g}"
+        table.add_row(
+            row.system,
+            row.variable,
+            f"{row.temperature_K:g}",
+            *([f"{row.pressure_MPa:g}"] if with_pressure else ()),
+            str(row.walkers),
+            str(row.frames),
+            f"{row.mean:.4g}{error}",
+            f"{row.low:.4g} to {row.high:.4g}",
+            f"{row.coverage:.2f}",
+            "" if math.isnan(row.correlation_ps) else memory,
+            "" if row.period_ps is None else f"{row.period_ps:.2g}",
         )
     return table

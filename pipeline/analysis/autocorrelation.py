@@ -14,6 +14,8 @@ from pipeline.frames import FloatArray
 
 WINDOW = 5.0
 """Sokal's c: the correlation time is summed up to the first lag of at least so many correlation times."""
+ENOUGH = 20.0
+"""Correlation times that a series must be long for its own to be believed."""
 
 
 def autocorrelation(pieces: Sequence[FloatArray], *, biased: bool = True) -> FloatArray:
@@ -58,19 +60,17 @@ def integrated_time(correlation: FloatArray) -> float:
         correlation: (L,) ρ from lag 0, L ≥ 1.
     """
     sums = 0.5 + np.concatenate([np.zeros(1), np.cumsum(correlation[1:])])
-    return float(max(sums[_window(sums)], np.finfo(np.float64).eps))
+    enough = np.arange(len(sums)) >= WINDOW * sums
+    window = int(np.argmax(enough)) if enough.any() else len(sums) - 1
+    return float(max(sums[window], np.finfo(np.float64).eps))
 
 
 def is_resolved(correlation: FloatArray) -> bool:
-    """Whether the series is long enough for its correlation time: Sokal's window ended before the data did."""
-    sums = 0.5 + np.concatenate([np.zeros(1), np.cumsum(correlation[1:])])
-    return bool(np.any(np.arange(len(sums)) >= WINDOW * sums))
+    """Whether the longest piece, of L samples, is at least 20 correlation times long.
 
-
-def _window(sums: FloatArray) -> int:
-    """First lag M with M ≥ c τ(M); the last one where there is none."""
-    enough = np.arange(len(sums)) >= WINDOW * sums
-    return int(np.argmax(enough)) if enough.any() else len(sums) - 1
+    Shorter ones do not tell a slow motion from a drift, and their correlation time comes out too short.
+    """
+    return len(correlation) >= ENOUGH * integrated_time(correlation)
 
 
 def standard_error(pieces: Sequence[FloatArray]) -> float:

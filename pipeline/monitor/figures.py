@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import BoundaryNorm
@@ -13,6 +14,7 @@ from pipeline.analysis.variables import bounds, evaluate_all, periodic
 from pipeline.errors import TaskError
 from pipeline.events import Walked
 from pipeline.frames import FloatArray, Frame
+from pipeline.monitor.motion import Series, by_condition, correlation_of
 from pipeline.monitor.tables import RoundRow, system_variables, visited
 from pipeline.settings.variables import Variable
 from pipeline.store import Store
@@ -102,6 +104,40 @@ def error_figure(series: dict[str, Sequence[RoundRow]], path: Path) -> Path:
         axes.set(xlabel="labels", ylabel=label, yscale="log")
         axes.grid(visible=True, which="both", alpha=0.25)
         axes.legend()
+    return _save(figure, path)
+
+
+def motion_figure(series: Sequence[Series], path: Path) -> Path:
+    """One variable along all walkers on the left, its autocorrelation at each condition on the right.
+
+    Args:
+        series: of one variable of one system.
+        path: PNG file to write.
+
+    Raises:
+        TaskError: there are no series.
+    """
+    groups = by_condition(series)
+    if not groups:
+        raise TaskError("no walker left frames of this variable.", "Give systems[].variables, and walk.")
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    variable = series[0].variable
+    with_pressure = any(one.pressure_MPa for one in series)
+    for k, ((*_, temperature, pressure), group) in enumerate(groups.items()):
+        style = {"color": colormaps[COLOURS](k / max(len(groups) - 1, 1)), "linewidth": 0.9}
+        name = f"{temperature:g} K" + (f", {pressure:g} MPa" if with_pressure else "")
+        for one in group:
+            left.plot(one.times_ps, one.values, **style)
+        correlation = correlation_of(group)
+        right.plot(np.arange(len(correlation)) * group[0].spacing * group[0].step_ps, correlation, label=name, **style)
+    left.set(xlabel="age of walker (ps)", ylabel=f"{variable.name} ({UNITS[variable.kind]})", ylim=bounds(variable))
+    right.set(xlabel="lag (ps)", ylabel="autocorrelation", ylim=(-1.0, 1.05))
+    right.axhline(0.0, color="black", linewidth=0.6)
+    for axes in (left, right):
+        axes.grid(visible=True, alpha=0.25)
+    figure.legend(loc="outside lower center", ncols=min(len(groups), 6))
+    figure.suptitle(f"{series[0].system}: {len(series)} walkers", fontsize=11)
     return _save(figure, path)
 
 

@@ -14,7 +14,8 @@ from pipeline.errors import TaskError
 from pipeline.events import Trained, Walked
 from pipeline.inline import InlineSteps
 from pipeline.intake import Intake, open_campaign
-from pipeline.monitor.figures import error_figure, plane_figure
+from pipeline.monitor.figures import error_figure, motion_figure, plane_figure
+from pipeline.monitor.motion import motion_rows, walker_series
 from pipeline.monitor.tables import RoundRow, fresh_coverage, round_rows, system_variables, visited
 from pipeline.potentials import load
 from pipeline.records import Label
@@ -87,6 +88,21 @@ def test_coverage_grows_and_ends_as_counted_over_all_frames(store: Store, rows: 
     everything = evaluate_all(variables, [*labels, *walked])
     assert explored[-1] == Coverage.of(variables).with_points(everything).value
     assert explored[-1] >= labelled[-1] > 0
+
+
+def test_motion_is_that_of_all_walker_frames(store: Store) -> None:
+    series = walker_series(store)
+    walks = [event for event in store.events() if isinstance(event, Walked)]
+    frames = [frame for event in walks for frame in visited(store, event, SYSTEM)]
+    for column, variable in enumerate(system_variables(store)[SYSTEM]):
+        own = [one for one in series if one.variable == variable]
+        values = np.concatenate([one.values for one in own])
+        expected = evaluate_all([variable], frames)[:, 0]
+        assert set(values) == set(expected)
+        row = motion_rows(series)[column]
+        assert (row.temperature_K, row.pressure_MPa, row.walkers) == (300.0, 0.0, len(own))
+        assert row.coverage == Coverage.of([variable]).with_points(expected[:, None]).value
+    assert motion_figure(own, store.root.parent / "motion.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_held_out_errors_are_those_of_the_published_models(
