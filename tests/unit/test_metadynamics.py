@@ -230,3 +230,44 @@ def test_hills_never_wait_for_the_device():
     hills.deposit(batch)
     hills.replace(1, system=SMALL, temperature_K=300.0, state=NONE)
     assert hills.energy(batch, torch.zeros_like(batch.cells)).shape == (3,)
+
+
+def test_hills_fill_a_double_well_to_minus_its_free_energy():
+    # overdamped pairs of atoms along x: F(s) is the potential itself, with a barrier of 6 k_B T between its wells
+    walkers, steps, every, mobility, kelvin, bias_factor = 128, 5000, 20, 0.1, 300.0, 5.0
+    kT = BOLTZMANN_EV_PER_K * kelvin
+
+    def profile(s):
+        return 6 * kT * ((s - 4.0) ** 2 - 1.0) ** 2
+
+    pair = replace(frame(0, SMALL), numbers=np.ones(2, dtype=np.int64), positions=np.array([[0.0, 0, 0], [3.0, 0, 0]]))
+    hills = Hillside(
+        MetadynamicsSettings(variables=("d",), widths=(0.1,), height_eV=0.012, every=every, bias_factor=bias_factor),
+        variables={SMALL: (DistanceVariable(name="d", atoms=(0, 1), range_A=(2.0, 6.0)),)},
+        systems=[SMALL] * walkers,
+        temperatures_K=[kelvin] * walkers,
+        states=[Hills(centers=np.zeros((0, 1)), heights=np.zeros(0))] * walkers,
+    )
+    batch = batch_of([pair] * walkers)
+    generator = torch.Generator().manual_seed(5)
+    along = torch.zeros_like(batch.positions)
+    along[1::2, 0] = 1.0
+    for step in range(1, steps + 1):
+        positions = batch.positions.requires_grad_(True)
+        (slope,) = torch.autograd.grad(hills.energy(batch).sum(), positions)
+        s = positions.detach()[:, :1]
+        slope = slope + along * 24 * kT * (s - 4.0) * ((s - 4.0) ** 2 - 1.0)
+        kick = math.sqrt(2 * mobility * kT) * torch.randn(s.shape, generator=generator, dtype=torch.float64)
+        batch = batch.with_positions(positions.detach() + along * (kick - mobility * slope))
+        if step % every == 0:
+            hills.deposit(batch)
+    states = hills.states()
+    visited = np.concatenate([state.centers[:, 0] for state in states])
+    grid = np.linspace(*np.quantile(visited, [0.005, 0.995]), 60)
+    potential = np.mean(
+        [(h.heights * np.exp(-((grid[:, None] - h.centers[:, 0]) ** 2) / 0.02)).sum(axis=1) for h in states], axis=0
+    )
+    error = -bias_factor / (bias_factor - 1.0) * potential - profile(grid)
+    assert grid[0] < 2.7
+    assert grid[-1] > 5.3  # both wells, and up their walls
+    assert np.abs(error - error.mean()).max() < 0.5 * kT
