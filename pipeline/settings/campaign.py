@@ -1,5 +1,6 @@
 """The campaign file as a whole."""
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
@@ -15,8 +16,10 @@ from pipeline.settings.systems import SystemSettings
 from pipeline.settings.training import TrainingSettings
 from pipeline.settings.uncertainty import FeatureUncertaintySettings, UncertaintySettings
 from pipeline.settings.variables import Variable
-from pipeline.settings.walkers import WalkerSettings
+from pipeline.settings.walkers import AdaptiveTau, WalkerSettings
 
+DIHEDRAL_WIDTHS_DEG = (1.0, 90.0)
+"""A hill along a dihedral is wider than a number in radians would be, and does not reach around the turn."""
 LEAST_DRAIN_S = 180
 """A label needs so much of its job: for a worker that starts late, its program, and what follows that."""
 
@@ -90,6 +93,7 @@ class CampaignSettings(Settings):
                 f"({self.potential.cutoff_A}); lower it"
             )
         problems += self._cell_problems()
+        problems += self._schedule_problems()
         problems += self._metadynamics_problems()
         problems += self._time_problems()
         if problems:
@@ -112,8 +116,27 @@ class CampaignSettings(Settings):
             )
         return problems
 
+    def _schedule_problems(self) -> list[str]:
+        """Whether an adaptive τ has room, and starts in it."""
+        bias = self.walkers.bias
+        schedule = bias.schedule
+        if not isinstance(schedule, AdaptiveTau):
+            return []
+        least, most = schedule.least, schedule.most
+        if not least < most:
+            return [
+                f"walkers.bias.schedule.least ({least:g}) is not below walkers.bias.schedule.most ({most:g}); lower least or "
+                "use kind: constant"
+            ]
+        if not least <= bias.tau <= most:
+            return [
+                f"walkers.bias.tau ({bias.tau:g}), which walkers start from, is not between walkers.bias.schedule.least "
+                f"({least:g}) and most ({most:g}); change one of them"
+            ]
+        return []
+
     def _metadynamics_problems(self) -> list[str]:
-        """Whether every system has the variables that hills are put along."""
+        """Whether every system has the variables that hills are put along, and hills have a place and a shape."""
         hills = self.walkers.metadynamics
         if hills is None:
             return []
@@ -123,6 +146,8 @@ class CampaignSettings(Settings):
                 f"walkers.metadynamics.widths has {len(hills.widths)} numbers for {len(hills.variables)} variables; "
                 "give one for each"
             )
+        if len(set(hills.variables)) < len(hills.variables):
+            problems.append(f"walkers.metadynamics.variables names one twice: {list(hills.variables)}; name each once")
         if hills.every % self.walkers.stop.check_every:
             problems.append(
                 f"walkers.metadynamics.every ({hills.every}) is not a multiple of walkers.stop.check_every "
@@ -136,7 +161,32 @@ class CampaignSettings(Settings):
                 for name in hills.variables
                 if name not in known
             ]
+        for name, width in zip(hills.variables, hills.widths, strict=False):
+            problems += self._hill_problems(name, width)
         return problems
+
+    def _hill_problems(self, name: str, width: float) -> list[str]:
+        """What speaks against hills of this width along this variable."""
+        kinds = {
+            variable.kind: system.name
+            for system in self.systems
+            for variable in system.variables
+            if variable.name == name
+        }
+        if len(kinds) > 1:
+            text = ", ".join(f"a {kind} in {system}" for kind, system in kinds.items())
+            return [
+                f"walkers.metadynamics.variables: {name!r} is {text}, but its hills have one width; rename one of them"
+            ]
+        if "volume" in kinds and self.walkers.barostat is None:
+            return [
+                f"walkers.metadynamics.variables: {name!r} is the volume, but the cell does not move; set walkers.barostat"
+            ]
+        low, high = DIHEDRAL_WIDTHS_DEG if "dihedral" in kinds else (0.0, math.inf)
+        if not (low <= width <= high and width > 0):
+            fit = f"between {low:g} and {high:g} degrees" if "dihedral" in kinds else "above 0"
+            return [f"walkers.metadynamics.widths: {width:g} for {name!r} is not {fit}; give the width of a hill"]
+        return []
 
     def _time_problems(self) -> list[str]:
         """Whether one try of a label can end before the job it runs in does."""

@@ -213,6 +213,66 @@ def test_moving_the_files_of_a_reference_is_no_change(tmp_path: Path) -> None:
     assert refused_changes(settings, other) == ["labels.reference.topology: was 'mol.pdb', is 'other.pdb'"]
 
 
+VARIABLES = [
+    {"kind": "dihedral", "name": "phi", "atoms": [4, 6, 8, 14]},
+    {"kind": "distance", "name": "d", "atoms": [0, 1], "range_A": [1, 3]},
+    {"kind": "volume", "name": "V", "range_A3": [900, 1500]},
+]
+OTHER_KIND = [{"kind": "distance", "name": "phi", "atoms": [0, 1], "range_A": [1, 3]}]
+BAROSTAT = "walkers.barostat={kind: isotropic}"
+HILLS = "walkers.metadynamics={variables: [phi], widths: [20]}"
+
+
+def with_variables(*more: dict[str, Any]) -> dict[str, Any]:
+    first = {"name": "cu", "structures": ["cu.extxyz"], "variables": VARIABLES}
+    return {**MINIMAL, "systems": [first, *more]}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["walkers.metadynamics={variables: [phi, d], widths: [20]}"], "widths has 1 numbers for 2 variables"),
+        (["walkers.metadynamics={variables: [d, d], widths: [1, 1]}"], "names one twice: ['d', 'd']; name each once"),
+        (["walkers.metadynamics={variables: [psi], widths: [20]}"], "has no variable 'psi' (it has ['phi', 'd', 'V'])"),
+        (["walkers.metadynamics={variables: [phi], widths: [0.35]}"], "0.35 for 'phi' is not between 1 and 90 degrees"),
+        (["walkers.metadynamics={variables: [d], widths: [-1]}"], "-1 for 'd' is not above 0"),
+        (["walkers.metadynamics={variables: [V], widths: [20]}"], "the cell does not move; set walkers.barostat"),
+        ([HILLS, "walkers.metadynamics.every=7"], "(7) is not a multiple of walkers.stop.check_every (5)"),
+        ([HILLS, "walkers.metadynamics.bias_factor=1"], "walkers.metadynamics.bias_factor: must be greater than 1"),
+        (["walkers.bias.tau_stress=0.2"], "walkers.bias.tau_stress is 0.2 but the cell does not move"),
+        (["walkers.pressures_MPa=[0, 250]"], "walkers.pressures_MPa is [0.0, 250.0] but the cell does not move"),
+        (
+            ["walkers.bias.schedule={kind: adaptive, steps: 100, least: 1, most: 0.5}"],
+            "walkers.bias.schedule.least (1) is not below walkers.bias.schedule.most (0.5)",
+        ),
+        (
+            ["walkers.bias.schedule={kind: adaptive, steps: 100, least: 0.3, most: 0.5}"],
+            "walkers.bias.tau (0.25), which walkers start from, is not between walkers.bias.schedule.least (0.3)",
+        ),
+    ],
+)
+def test_a_bias_or_hills_that_cannot_be_are_refused(tmp_path: Path, overrides: list[str], expected: str) -> None:
+    assert expected in problems_of(tmp_path, with_variables(), *overrides)
+
+
+def test_a_variable_with_hills_is_of_one_kind_in_all_systems(tmp_path: Path) -> None:
+    both = with_variables({"name": "al", "structures": ["al.extxyz"], "variables": OTHER_KIND})
+    text = problems_of(tmp_path, both, HILLS)
+    assert "'phi' is a dihedral in cu, a distance in al, but its hills have one width; rename one of them" in text
+
+
+def test_hills_schedules_and_moving_cells_load(tmp_path: Path) -> None:
+    overrides = [
+        BAROSTAT,
+        "walkers.metadynamics={variables: [V, phi], widths: [40, 20], every: 50, bias_factor: 5}",
+        "walkers.bias={tau: 0.2, tau_stress: 0.3, schedule: {kind: adaptive, steps: 500, most: 0.8}}",
+        "walkers.pressures_MPa=[0, -250]",
+    ]
+    settings = load_campaign(write(tmp_path, with_variables()), overrides).settings
+    assert [variable.name for variable in settings.hill_variables["cu"]] == ["V", "phi"]
+    assert load_campaign(write(tmp_path, with_variables())).settings.hill_variables == {}
+
+
 QE = {"kind": "quantum_espresso", "pseudopotentials": "/pseudo", "cutoff_Ry": 20}
 SLURM: dict[str, Any] = {
     "kind": "slurm",
