@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from pipeline.durable import written_into
+from pipeline.dynamics.journey import Journey
 from pipeline.dynamics.slots import Nursery
-from pipeline.dynamics.walkers import Journey, WalkerBatch
+from pipeline.dynamics.walkers import WalkerBatch
 from pipeline.errors import DiskFullError, PipelineError
 from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import load

@@ -4,20 +4,16 @@ Shapes: A atoms. Units: Å, eV, amu; time Å·√(amu/eV).
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.frames import FloatArray
 from pipeline.units import BOLTZMANN_EV_PER_K
 
-NOISE_BLOCK = 32
-"""Steps of thermostat noise drawn at a time."""
 _VELOCITY_BLOCK = 2**63
-"""Block number of the initial velocities: out of the reach of any step."""
+"""Second half of the key of the initial velocities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,38 +56,8 @@ class Langevin:
         return velocities + (0.5 * self.timestep) * self.inverse_mass * forces
 
 
-class ThermostatNoise:
-    """Standard normal numbers that are a pure function of (walker seed, age in steps).
-
-    A counter-based generator (Philox) keyed by seed and block number draws ``NOISE_BLOCK`` steps at a time, so a checkpoint
-    needs no generator state and a walker draws the same numbers in any batch.
-    """
-
-    def __init__(self, seed: int, atoms: int) -> None:
-        self._seed, self._atoms = seed, atoms
-        self._block = -1
-        self._values: FloatArray = np.zeros((0, atoms, 3))
-
-    def at(self, age: int) -> FloatArray:
-        """(N, 3) numbers of the step that follows ``age`` steps."""
-        block, row = divmod(age, NOISE_BLOCK)
-        if block != self._block:
-            self._block, self._values = block, _normal(self._seed, block, (NOISE_BLOCK, self._atoms, 3))
-        row_values: FloatArray = self._values[row]
-        return row_values
-
-
 def thermal_velocities(seed: int, masses: Tensor, temperature_K: float) -> Tensor:
     """(N, 3) Maxwell-Boltzmann velocities, drawn from the walker's seed."""
-    xi = torch.from_numpy(_normal(seed, _VELOCITY_BLOCK, (len(masses), 3)))
+    key = np.array([seed, _VELOCITY_BLOCK], dtype=np.uint64)
+    xi = torch.from_numpy(np.random.Generator(np.random.Philox(key=key)).standard_normal((len(masses), 3)))
     return torch.sqrt(BOLTZMANN_EV_PER_K * temperature_K / masses).unsqueeze(1) * xi
-
-
-def stack_noise(noises: Sequence[ThermostatNoise], ages: Sequence[int]) -> Tensor:
-    """(A, 3) numbers of all walkers of a batch for their next step."""
-    return torch.from_numpy(np.concatenate([noise.at(age) for noise, age in zip(noises, ages, strict=True)]))
-
-
-def _normal(seed: int, block: int, shape: tuple[int, ...]) -> FloatArray:
-    key = np.array([seed, block], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key)).standard_normal(shape)

@@ -11,10 +11,12 @@ import torch
 from ase.data import atomic_masses
 from torch import Tensor
 
-from pipeline.dynamics.langevin import ThermostatNoise, thermal_velocities
+from pipeline.batching import make_batch
+from pipeline.dynamics.langevin import thermal_velocities
+from pipeline.dynamics.schedules import first_tau
 from pipeline.dynamics.stops import bonds
-from pipeline.frames import FloatArray, Frame
-from pipeline.records import Checked, Hills, WalkerState
+from pipeline.frames import FloatArray, Frame, IntArray
+from pipeline.records import Hills, WalkerState
 from pipeline.settings.walkers import StopSettings, WalkerSettings
 from pipeline.strength import empty_bias_state
 
@@ -24,40 +26,38 @@ def masses_of(frame: Frame) -> Tensor:
     return torch.from_numpy(atomic_masses[frame.numbers].astype(np.float64))
 
 
-def with_positions(frame: Frame, positions: FloatArray) -> Frame:
-    """The same atoms elsewhere."""
-    return replace(frame, positions=np.array(positions, dtype=np.float64))
+def moved(frame: Frame, positions: FloatArray, cell: FloatArray) -> Frame:
+    """The same atoms elsewhere, in another cell; the arrays are copied."""
+    return replace(frame, positions=np.array(positions), cell=np.array(cell))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Slot:
-    """A place in the batch and the walker in it. Positions, velocities and forces of all slots live in the batch's tensors.
+    """A place in the batch and the walker in it. What moves is in the tensors of the batch.
 
     Attributes:
-        state: the walker as it entered the slot (its geometry, temperature, seed, start).
-        age: MD steps it has made.
-        noise: its thermostat's numbers.
-        bonds: its bond graph at the start, or None when that is not watched.
-        good: geometry and uncertainties at the last stop check it passed.
+        state: the walker as it entered the slot (its atoms, temperature, seed, start).
+        bonds: (K, 2) its bonds at the start, or None where they are not watched.
     """
 
     state: WalkerState
-    age: int
-    noise: ThermostatNoise
-    bonds: frozenset[tuple[int, int]] | None
-    good: Checked | None
+    bonds: IntArray | None
 
     @property
     def frame(self) -> Frame:
-        """The atoms of the walker (positions as it entered)."""
+        """The atoms of the walker (geometry as it entered)."""
         return self.state.frame
 
 
-def occupy(state: WalkerState, stop: StopSettings) -> Slot:
-    """A slot with this walker in it."""
-    frame = state.frame
-    graph = bonds(frame.numbers, state.start, frame.cell, frame.pbc, stop.bond_fraction) if stop.bond_graph else None
-    return Slot(state=state, age=state.age, noise=ThermostatNoise(state.seed, len(frame)), bonds=graph, good=state.good)
+def occupy(
+    states: Sequence[WalkerState], stop: StopSettings, *, cutoff_A: float, device: torch.device | str = "cpu"
+) -> list[Slot]:
+    """A slot for each of these walkers."""
+    if not stop.bond_graph:
+        return [Slot(state, None) for state in states]
+    starts = [replace(state.frame, positions=state.start, cell=state.start_cell) for state in states]
+    graphs = bonds(make_batch(starts, cutoff_A, device), stop.bond_fraction, cutoff_A)
+    return [Slot(state, graph) for state, graph in zip(states, graphs, strict=True)]
 
 
 def no_hills(variables: int) -> Hills:
@@ -110,7 +110,7 @@ class Nursery:
             velocities=thermal_velocities(seed, masses_of(frame), temperature).numpy(),
             temperature_K=temperature,
             pressure_MPa=self._pressures[slot],
-            tau=self._settings.bias.tau,
+            tau=first_tau(self._settings.bias),
             seed=seed,
             age=0,
             clock=clock,

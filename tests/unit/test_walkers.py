@@ -244,15 +244,19 @@ def test_after_an_unphysical_stop_the_last_geometry_that_passed_is_proposed(doub
 
 
 @pytest.mark.parametrize("velocity", [1e4, np.nan], ids=["leap", "not a number"])
-def test_a_walker_that_leaves_physics_is_replaced_at_once_and_the_others_go_on(double, velocity):
+def test_a_walker_that_leaves_physics_stands_still_until_it_is_replaced_and_the_others_go_on(double, velocity):
     settings = settings_of(store_every=1000)
     wild = np.zeros((3, 3))
     wild[1, 2] = velocity
     calm = newborn(ethanol(20), name="calm", seed=9)
-    journey = batch_of(double, settings, [newborn(water(20), velocities=wild), calm]).run(12)
+    batch = batch_of(double, settings, [newborn(water(20), velocities=wild), calm])
+    lost = batch.run(3).walkers[0]
+    np.testing.assert_array_equal(lost.frame.positions, water(20).positions)
+    assert np.isnan(lost.velocities).all()
+    journey = batch.run(9)
     assert journey.stops == {StopReason.NOT_FINITE: 1}
     assert journey.walkers[0].walker == "t-s00-000"
-    assert journey.walkers[0].age == 11
+    assert journey.walkers[0].age == 7  # since the check at step 5
     alone = batch_of(double, settings, [calm]).run(12).walkers[0]
     np.testing.assert_allclose(
         journey.walkers[1].frame.positions, alone.frame.positions, atol=TRAJECTORY_TOLERANCE, rtol=0

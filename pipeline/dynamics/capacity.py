@@ -1,0 +1,211 @@
+"""In how many parts a batch is evaluated, so that what the backward pass needs fits into memory.
+
+What one evaluation keeps is measured on a few walkers, in the tensors that automatic differentiation saves; it grows with the
+number of neighbour entries. Walkers do not see each other, so a batch may be evaluated in parts: the result is the same up to
+rounding.
+
+Shapes: B walkers, A atoms, M neighbours.
+"""
+
+import gc
+import json
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.batching import Batch
+from pipeline.frames import IntArray
+
+PEAK = 2.5
+"""Memory in use at most over what is saved for the backward pass: gradients and temporaries come on top."""
+SHARE = {"cpu": 0.4, "cuda": 0.8}
+"""Of the free memory that one walk may take: other tasks use a node's main memory at the same time."""
+UNMEASURED = 20_000
+"""Neighbour entries, A times M, that fit anywhere: about 100 MB."""
+SAMPLE = 2
+"""Walkers that are measured."""
+REMEMBERED = 64
+"""Measurements that are kept on a node."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Consecutive walkers of a batch, and their atoms."""
+
+    walkers: slice
+    atoms: slice
+
+    def of(self, batch: Batch, sizes: IntArray) -> Batch:
+        """The batch of these walkers alone; the batch itself where these are all."""
+        if self.walkers.start == 0 and self.walkers.stop == len(sizes):
+            return batch
+        atoms, walkers = self.atoms, self.walkers
+        return replace(
+            batch,
+            numbers=batch.numbers[atoms],
+            positions=batch.positions[atoms],
+            cells=batch.cells[walkers],
+            pbc=batch.pbc[walkers],
+            system=batch.system[atoms] - walkers.start,
+            n_atoms=batch.n_atoms[walkers],
+            neighbors=batch.neighbors[atoms] - atoms.start,
+            offsets=batch.offsets[atoms],
+            shifts=batch.shifts[atoms],
+            padding=batch.padding[atoms],
+            largest=int(sizes[walkers].max()),
+        )
+
+
+def shares(sizes: IntArray, parts: int) -> list[Share]:
+    """``parts`` shares of about as many atoms each, of walkers of ``sizes`` (B,) atoms; 1 <= parts <= B."""
+    ends = np.cumsum(sizes)
+    cuts = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts, side="left") + 1
+    bounds = np.unique(np.concatenate([[0], np.minimum(cuts, len(sizes)), [len(sizes)]])).tolist()
+    first = np.concatenate([[0], ends]).tolist()
+    return [Share(slice(a, b), slice(first[a], first[b])) for a, b in pairwise(bounds)]
+
+
+def saved_bytes(run: Callable[[], object], known: Iterable[Tensor]) -> int:
+    """Bytes that automatic differentiation saves while ``run`` goes on: every storage once, those of ``known`` not at all."""
+    seen = {tensor.untyped_storage()._cdata for tensor in known}
+    kept: list[torch.UntypedStorage] = []  # a storage that is gone would lend its address to another one
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in seen:
+            seen.add(storage._cdata)
+            kept.append(storage)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(storage.nbytes() for storage in kept)
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that is free on a device, for the CPU also under the limits of this process's control groups."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return float(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    free_there = float("inf")
+    with suppress(OSError):
+        rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free_there = 1024.0 * int(rows["MemAvailable"].split()[0])
+    return min([free_there, *_left_in_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def _left_in_groups(membership: Path, root: Path) -> Iterable[float]:
+    """What each control group above this process leaves of its limit, bytes (both versions of the interface)."""
+    names = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
+    with suppress(OSError):
+        for line in membership.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers not in names:
+                continue
+            group = root / controllers / path.lstrip("/")
+            for place in (group, *group.parents):
+                with suppress(OSError, ValueError):  # no limit is the word max; the root has no file
+                    limit, used = (int((place / name).read_text()) for name in names[controllers])
+                    yield float(limit - used + _reclaimable(place / "memory.stat"))
+                if place == root:
+                    break
+
+
+def _reclaimable(statistics: Path) -> int:
+    """Bytes of files in memory that the kernel gives up when asked."""
+    rows = dict(line.split() for line in statistics.read_text().splitlines())
+    return int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
+
+
+class Capacity:
+    """Decides in how many parts batches are evaluated on one device with one model.
+
+    Args:
+        device: where.
+        model: digest of the model's file.
+        cache: directory on the node where measurements are kept; None: nowhere.
+        parts: evaluate in at least so many parts.
+
+    Attributes:
+        parts: of the last evaluation.
+    """
+
+    def __init__(self, device: torch.device, model: str, cache: Path | None = None, *, parts: int = 1) -> None:
+        self._device, self._model, self._file = device, model, None if cache is None else cache / "walk-memory.json"
+        self._least = parts
+        self.parts = parts
+
+    def plan(self, batch: Batch, sizes: IntArray, measure: Callable[[Share], int]) -> None:
+        """Choose the number of parts for a batch.
+
+        Args:
+            batch: walkers.
+            sizes: (B,) atoms of each.
+            measure: saved bytes of an evaluation of a share.
+        """
+        self.parts = min(self._least, len(sizes))
+        entries = batch.neighbors.numel()
+        if entries <= UNMEASURED or self._device.type not in SHARE:
+            return
+        key = f"{torch.cuda.get_device_name(self._device) if self._device.type == 'cuda' else 'cpu'}|{self._model}|"
+        key += _composition(batch)
+        per_entry = self._remembered().get(key)
+        if per_entry is None:
+            sample = Share(slice(0, min(SAMPLE, len(sizes))), slice(0, int(sizes[:SAMPLE].sum())))
+            per_entry = measure(sample) / (sample.atoms.stop * batch.neighbors.shape[1])
+            self._remember(key, per_entry)
+        needed = PEAK * per_entry * entries
+        allowed = SHARE[self._device.type] * free_bytes(self._device)
+        self.parts = min(len(sizes), max(self.parts, int(np.ceil(needed / max(allowed, 1.0)))))
+
+    def evaluate(self, sizes: IntArray, one: Callable[[Share], Result]) -> list[Result]:
+        """What ``one`` says of each share; in twice as many where the memory of a GPU does not suffice.
+
+        Raises:
+            torch.OutOfMemoryError: a single walker does not fit.
+        """
+        while True:
+            with suppress(torch.OutOfMemoryError):
+                return [one(share) for share in shares(sizes, self.parts)]
+            if self.parts >= len(sizes):
+                return [one(share) for share in shares(sizes, self.parts)]
+            gc.collect()
+            torch.cuda.empty_cache()
+            self._least = self.parts = min(2 * self.parts, len(sizes))
+
+    def _remembered(self) -> dict[str, float]:
+        if self._file is None:
+            return {}
+        try:
+            known: dict[str, float] = json.loads(self._file.read_text())
+        except (OSError, ValueError):  # none yet, or not ours to mend
+            return {}
+        return known
+
+    def _remember(self, key: str, per_entry: float) -> None:
+        if self._file is None:
+            return
+        known = self._remembered() | {key: per_entry}
+        newest = dict(list(known.items())[-REMEMBERED:])
+        temporary = self._file.with_name(f".{self._file.name}.{os.getpid()}.tmp")
+        with suppress(OSError):  # a full disk costs another measurement, not the walk
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(newest))
+            temporary.replace(self._file)
+
+
+def _composition(batch: Batch) -> str:
+    """Elements and their shares of all atoms, in per cent."""
+    counts = torch.bincount(batch.numbers).cpu().numpy()
+    shares_of = {int(z): round(100.0 * counts[z] / counts.sum()) for z in np.nonzero(counts)[0]}
+    return ",".join(f"{z}:{share}" for z, share in shares_of.items())
