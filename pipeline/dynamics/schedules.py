@@ -9,19 +9,6 @@ from torch import Tensor
 from pipeline.settings.walkers import AdaptiveTau, BiasSettings, ConstantTau, RampTau
 
 
-def may_bias(settings: BiasSettings) -> bool:
-    """Whether any walker can ever be biased with these settings."""
-    schedule = settings.schedule
-    match schedule:
-        case AdaptiveTau():
-            most = schedule.most
-        case RampTau():
-            most = max(schedule.first, settings.tau)
-        case ConstantTau():
-            most = settings.tau
-    return most > 0 or settings.tau_stress > 0
-
-
 def first_tau(settings: BiasSettings) -> float:
     """τ of a new walker."""
     schedule = settings.schedule

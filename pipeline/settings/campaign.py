@@ -70,7 +70,7 @@ class CampaignSettings(Settings):
                 f"potential.members is {self.potential.members} but uncertainty.kind is {self.uncertainty.kind}; "
                 "set it to 1 or use kind: committee"
             )
-        if committee and self.walkers.bias.quantity == "atomic" and self.walkers.bias.tau > 0:
+        if committee and self.walkers.bias.quantity == "atomic" and self.walkers.bias.may_act:
             problems.append(
                 "walkers.bias.quantity is atomic but uncertainty.kind is committee, whose atom-based uncertainty has no "
                 "gradient; use quantity: total"

@@ -74,6 +74,19 @@ class BiasSettings(Settings):
         "between it carries that of the force, at no cost; n time steps must be short against the fastest vibration",
     )
 
+    @property
+    def may_act(self) -> bool:
+        """Whether any walker can ever be biased."""
+        schedule = self.schedule
+        match schedule:
+            case AdaptiveTau():
+                most = schedule.most
+            case RampTau():
+                most = max(schedule.first, self.tau)
+            case ConstantTau():
+                most = self.tau
+        return most > 0 or self.tau_stress > 0
+
     @field_validator("species_weights")
     @classmethod
     def _elements(cls, weights: dict[str, float]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dynamics.schedules import first_tau, may_bias, tau_at
+from pipeline.dynamics.schedules import first_tau, tau_at
 from pipeline.settings.walkers import AdaptiveTau, BiasSettings, RampTau
 
 
@@ -114,11 +114,11 @@ def test_adaptive_tau_reaches_the_threshold_in_time_where_constant_tau_never_doe
 
 
 def test_whether_walkers_can_ever_be_biased_is_known_beforehand():
-    assert may_bias(BiasSettings())
-    assert not may_bias(BiasSettings(tau=0))
-    assert may_bias(BiasSettings(tau=0, tau_stress=0.1))
-    assert may_bias(BiasSettings(tau=0, schedule=RampTau(first=0.1, steps=5)))
-    assert may_bias(adaptive(tau=0.0, least=0.0))
+    assert BiasSettings().may_act
+    assert not BiasSettings(tau=0).may_act
+    assert BiasSettings(tau=0, tau_stress=0.1).may_act
+    assert BiasSettings(tau=0, schedule=RampTau(first=0.1, steps=5)).may_act
+    assert adaptive(tau=0.0, least=0.0).may_act
 
 
 @pytest.mark.parametrize("settings", [BiasSettings(), adaptive(), BiasSettings(schedule=RampTau(steps=5))], ids=str)

@@ -239,6 +239,14 @@ def with_variables(*more: dict[str, Any]) -> dict[str, Any]:
         (["walkers.metadynamics={variables: [V], widths: [20]}"], "the cell does not move; set walkers.barostat"),
         ([HILLS, "walkers.metadynamics.every=7"], "(7) is not a multiple of walkers.stop.check_every (5)"),
         ([HILLS, "walkers.metadynamics.bias_factor=1"], "walkers.metadynamics.bias_factor: must be greater than 1"),
+        (
+            [
+                "uncertainty={kind: committee}",
+                "potential.members=2",
+                "walkers.bias={tau: 0, quantity: atomic, schedule: {kind: adaptive, steps: 100}}",
+            ],
+            "walkers.bias.quantity is atomic but uncertainty.kind is committee",
+        ),
         (["walkers.bias.tau_stress=0.2"], "walkers.bias.tau_stress is 0.2 but the cell does not move"),
         (["walkers.pressures_MPa=[0, 250]"], "walkers.pressures_MPa is [0.0, 250.0] but the cell does not move"),
         (
