@@ -88,19 +88,24 @@ class Coordinates:
             walkers: which of them ``batch`` holds.
         """
         first = (torch.cumsum(batch.n_atoms, dim=0) - batch.n_atoms).unsqueeze(1)
-        columns = []
-        for kind, atoms in zip(self._kinds, self._atoms, strict=True):
+        columns: dict[int, Tensor] = {}
+        quadruples: dict[int, Tensor] = {}
+        for d, (kind, atoms) in enumerate(zip(self._kinds, self._atoms, strict=True)):
             if kind is VolumeVariable:
-                columns.append(volume(strained(batch.cells, strain)))
+                columns[d] = volume(strained(batch.cells, strain))
                 continue
             chosen = atoms[walkers] + first
             # one gather for each variable: no atom twice, so that gradients are summed in one order on every device
             points = batch.positions.index_select(0, chosen.reshape(-1)).view(*chosen.shape, 3)
             bonds = strained(points[:, 1:] - points[:, :1], strain)
-            columns.append(
-                dihedral(bonds) if kind is DihedralVariable else torch.linalg.vector_norm(bonds[:, 0], dim=1)
-            )
-        return torch.stack(columns, dim=1)
+            if kind is DihedralVariable:
+                quadruples[d] = bonds
+            else:
+                columns[d] = torch.linalg.vector_norm(bonds[:, 0], dim=1)
+        if quadruples:
+            angles = dihedral(torch.cat(list(quadruples.values()))).view(len(quadruples), -1)
+            columns.update(zip(quadruples, angles.unbind(), strict=True))
+        return torch.stack([columns[d] for d in range(len(columns))], dim=1)
 
     def _table(self, variables: Sequence[Variable]) -> Tensor:
         """(B, k) int64 atoms of one variable, counted within each walker."""

@@ -151,10 +151,11 @@ def _places(most: int) -> int:
 
 
 def _tree_sum(terms: Tensor) -> Tensor:
-    """Sum of (B, C, …) over C, a power of two, pair by pair: zeros at the end do not change a bit of it.
+    """Sum of (B, C, …) over C, a power of two, half onto half: zeros at the end do not change a bit of it.
 
     So V does not depend on how many places there are, which other walkers of the batch decide.
     """
     while terms.shape[1] > 1:
-        terms = terms[:, 0::2] + terms[:, 1::2]
+        first, second = terms.chunk(2, dim=1)
+        terms = first + second
     return terms[:, 0]
