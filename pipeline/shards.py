@@ -167,12 +167,14 @@ def read_candidates(files: FileRef | Sequence[FileRef]) -> list[Candidate]:
 
 def _read_candidate_shard(ref: FileRef) -> list[Candidate]:
     with open_file(verify(ref), "candidates") as file:
+        temperatures = get_numbers(file, "temperature_K")
         columns: Columns = {
             "frame": get_frames(file),
             "walker": get_texts(file, "walker"),
             "step": get_numbers(file, "step"),
-            "temperature_K": get_numbers(file, "temperature_K"),
-            "pressure_MPa": get_numbers(file, "pressure_MPa"),
+            "temperature_K": temperatures,
+            # campaigns that are older than moving cells have none
+            "pressure_MPa": get_numbers(file, "pressure_MPa") if "pressure_MPa" in file else [0.0] * len(temperatures),
             "tau": get_numbers(file, "tau"),
             "model_version": get_numbers(file, "model_version"),
             "reason": [StopReason(text) for text in get_texts(file, "reason")],

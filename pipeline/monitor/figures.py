@@ -21,6 +21,8 @@ from pipeline.store import Store
 
 COLOURS = "viridis"
 ORANGE, BLUE = "#d55e00", "#0072b2"
+STYLES = ((BLUE, "o"), (ORANGE, "s"), ("black", "v"), ("#009e73", "^"), ("#cc79a7", "D"), ("#56b4e9", "P"))
+"""Colours and markers of lines."""
 DPI = 150
 
 
@@ -78,32 +80,40 @@ def plane_figure(store: Store, path: Path, *, system: str | None = None, start: 
     return _save(figure, path)
 
 
-def error_figure(series: dict[str, Sequence[RoundRow]], path: Path) -> Path:
+def error_figure(series: dict[str, Sequence[RoundRow]], path: Path, *, system: str | None = None) -> Path:
     """Errors on the held-out set against labels: energies on the left, forces on the right, both logarithmic.
 
     Args:
-        series: rows with held-out scores, by the name the legend shows.
+        series: rows with held-out scores, by the name the legend shows; at most six.
         path: PNG file to write.
+        system: where given, a third panel with the coverage of its variables by all walkers.
 
     Raises:
         TaskError: no row has held-out scores.
     """
-    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
-    energy, force = figure.subplots(1, 2)
+    assert len(series) <= len(STYLES)
+    panels = 2 if system is None else 3
+    figure = Figure(figsize=(4.5 * panels, 3.8), layout="constrained")
+    energy, force, *others = figure.subplots(1, panels)
     found = False
-    for (name, rows), colour, marker in zip(series.items(), (BLUE, ORANGE, "black", "#009e73"), "osv^", strict=False):
+    for (name, rows), (colour, marker) in zip(series.items(), STYLES, strict=False):
         scored = [(row.labels, row.held_out) for row in rows if row.held_out is not None]
         found = found or bool(scored)
         counts = [labels for labels, _ in scored]
         style = {"color": colour, "marker": marker, "markersize": 4, "label": name}
         energy.plot(counts, [1000 * scores.energy_rmse for _, scores in scored], **style)
         force.plot(counts, [scores.force_rmse for _, scores in scored], **style)
+        for coverage in others:
+            coverage.plot([row.labels for row in rows], [row.explored[str(system)] for row in rows], **style)
     if not found:
         raise TaskError("no scores on a held-out set.", "Give round_rows a held-out set.")
     for axes, label in ((energy, "energy RMSE (meV/atom)"), (force, "force RMSE (eV/Å)")):
         axes.set(xlabel="labels", ylabel=label, yscale="log")
         axes.grid(visible=True, which="both", alpha=0.25)
         axes.legend()
+    for coverage in others:
+        coverage.set(xlabel="labels", ylabel="coverage by walkers", ylim=(0.0, 1.0))
+        coverage.grid(visible=True, alpha=0.25)
     return _save(figure, path)
 
 
