@@ -9,13 +9,22 @@ cutoff by ``offsets``, so that no mask is needed downstream.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.frames import Frame
-from pipeline.neighbors import FAR_A, NeighborRows, NeighborTable, empty_table, joined, neighbor_rows, neighbor_table
+from pipeline.neighbors import (
+    NeighborRows,
+    NeighborTable,
+    blank_table,
+    joined,
+    neighbor_rows,
+    neighbor_table,
+    translations,
+)
 
 __all__ = ["Batch", "NeighborRows", "bare_batch", "batch_from_rows", "make_batch", "neighbor_rows"]
 
@@ -76,14 +85,14 @@ class Batch:
 
     def with_rows(self, table: NeighborTable) -> "Batch":
         """The same structures with other neighbour rows."""
-        cells = self.cells.index_select(0, self.system)
         return replace(
-            self,
-            neighbors=table.neighbors,
-            shifts=table.shifts,
-            padding=table.padding,
-            offsets=translations(table.shifts, table.padding, cells),
+            self, neighbors=table.neighbors, shifts=table.shifts, offsets=table.offsets, padding=table.padding
         )
+
+    @property
+    def rows(self) -> NeighborTable:
+        """Its neighbour rows."""
+        return NeighborTable(self.neighbors, self.shifts, self.offsets, self.padding)
 
     def edges(self, strain: Tensor | None = None) -> Tensor:
         """(A, M, 3) vectors from each atom to its neighbours, Å.
@@ -110,12 +119,12 @@ class Batch:
                 total = torch.zeros((count, *rest), dtype=torch.float64)
                 return total.index_add(0, self.system, values.to(torch.float64))
             values = values.new_zeros((count * self.largest, *rest)).index_copy(0, self._places(), values)
-        return values.unflatten(0, (count, self.largest)).sum(dim=1, dtype=torch.float64)
+        return torch.unflatten(values, 0, (count, self.largest)).sum(dim=1, dtype=torch.float64)
 
     def max_atoms(self, values: Tensor) -> Tensor:
         """Largest of the atoms of each structure: (A,) to (B,)."""
         if self._uniform:
-            return values.unflatten(0, (len(self), self.largest)).amax(dim=1)
+            return torch.unflatten(values, 0, (len(self), self.largest)).amax(dim=1)
         lowest = torch.full((len(self),), -torch.inf, dtype=values.dtype, device=values.device)
         return lowest.scatter_reduce(0, self.system, values, "amax")
 
@@ -132,7 +141,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
@@ -140,18 +149,11 @@ class Batch:
         return replace(self, **moved)
 
 
-def translations(shifts: Tensor, padding: Tensor, cells: Tensor) -> Tensor:
-    """(A, M, 3) offsets in Å of neighbours by (A, M, 3) lattice translations of (A, 3, 3) cells; padded ones far away."""
-    offsets = torch.bmm(shifts, cells)
-    offsets[..., 0] += padding * FAR_A
-    return offsets
-
-
 def bare_batch(frames: Sequence[Frame], device: torch.device | str = "cpu") -> Batch:
     """Structures without any neighbour."""
     sizes = np.array([len(frame) for frame in frames], dtype=np.int64)
-    blank = empty_table(int(sizes.sum()), 1, torch.device("cpu"))
-    batch = Batch(
+    blank = blank_table(int(sizes.sum()), 1, torch.device("cpu"))
+    return Batch(
         numbers=torch.from_numpy(np.concatenate([frame.numbers for frame in frames])),
         positions=torch.from_numpy(np.concatenate([frame.positions for frame in frames])),
         cells=torch.from_numpy(np.stack([frame.cell for frame in frames])),
@@ -159,18 +161,16 @@ def bare_batch(frames: Sequence[Frame], device: torch.device | str = "cpu") -> B
         system=torch.from_numpy(np.repeat(np.arange(len(frames)), sizes)),
         n_atoms=torch.from_numpy(sizes),
         neighbors=blank.neighbors,
-        offsets=blank.shifts,
+        offsets=blank.offsets,
         shifts=blank.shifts,
         padding=blank.padding,
         largest=int(sizes.max()),
-    )
-    return batch.to(device).with_rows(blank.to(device))
+    ).to(device)
 
 
 def batch_from_rows(frames: Sequence[Frame], rows: Sequence[NeighborRows]) -> Batch:
     """A batch on the CPU from structures whose neighbour rows are known."""
-    bare = bare_batch(frames)
-    return bare.with_rows(joined(rows, [len(frame) for frame in frames]))
+    return bare_batch(frames).with_rows(joined(rows))
 
 
 def make_batch(frames: Sequence[Frame], cutoff_A: float, device: torch.device | str = "cpu") -> Batch:

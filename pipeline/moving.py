@@ -60,9 +60,11 @@ class MovingBatch:
         table = self._found(anchored)
         self._sizes: IntArray = np.array([len(frame) for frame in frames], dtype=np.int64)
         self._starts = _starts(self._sizes)
-        self._widths: IntArray = np.array(table.widths, dtype=np.int64)
-        self._rigid = _same_cells(frames, anchors)
+        self._widths = _longest(table, self._sizes)
+        self._rigid = True
         self.batch = bare_batch(frames, device).with_rows(table.widened(self._width).to(device))
+        if not _same_cells(frames, anchors):
+            self.move(self.batch.positions, self.batch.cells)
         self.anchors, self.anchor_cells = anchored.positions.to(device), anchored.cells.to(device)
         self.rebuilds = 0
 
@@ -124,15 +126,15 @@ class MovingBatch:
         cells = batch.cells.detach().index_select(0, structures)
         periodic, sizes = batch.pbc.index_select(0, structures), self._sizes[chosen]
         found = neighbor_table(positions, cells, periodic, sizes.tolist(), self._reach, self._by_torch)
-        self._widths[chosen] = found.widths
-        table, found = self._table().widened(self._width), found.widened(self._width)
+        self._widths[chosen] = _longest(found, sizes)
+        table, found = batch.rows.widened(self._width), found.widened(self._width)
         further = self._tensor(np.repeat(self._starts[chosen] - _starts(sizes), sizes)).unsqueeze(1)
         self.batch = batch.with_rows(
             NeighborTable(
-                table.neighbors.index_copy(0, atoms, found.neighbors + further),
-                table.shifts.index_copy(0, atoms, found.shifts),
-                table.padding.index_copy(0, atoms, found.padding),
-                (),
+                neighbors=table.neighbors.index_copy(0, atoms, found.neighbors + further),
+                shifts=table.shifts.index_copy(0, atoms, found.shifts),
+                offsets=table.offsets.index_copy(0, atoms, found.offsets),
+                padding=table.padding.index_copy(0, atoms, found.padding),
             )
         )
         self.anchors = self.anchors.index_copy(0, atoms, positions)
@@ -148,8 +150,8 @@ class MovingBatch:
         sizes, first = self._sizes.copy(), self._starts.copy()
         sizes[chosen] = [len(frame) for frame in frames]
         first[chosen] = _starts(sizes[chosen])
-        self._widths[chosen] = found.widths
-        table, found = self._table().widened(self._width), found.widened(self._width).to(batch.device)
+        self._widths[chosen] = _longest(found, sizes[chosen])
+        table, found = batch.rows.widened(self._width), found.widened(self._width).to(batch.device)
         # each new row is a row of the old batch followed by the fresh one, its neighbours counted from another first atom
         behind = np.zeros_like(first)
         behind[chosen] = len(batch.numbers)
@@ -170,16 +172,16 @@ class MovingBatch:
             system=self._tensor(np.repeat(np.arange(len(sizes)), sizes)),
             n_atoms=self._tensor(sizes),
             neighbors=chain(table.neighbors, found.neighbors, atoms) + further,
-            offsets=batch.offsets,
+            offsets=chain(table.offsets, found.offsets, atoms),
             shifts=chain(table.shifts, found.shifts, atoms),
             padding=chain(table.padding, found.padding, atoms),
             largest=int(sizes.max()),
         )
-        self.batch = self.batch.with_geometry(self.batch.positions, self.batch.cells)
+        if not _same_cells(frames, anchors):
+            self.move(self.batch.positions, self.batch.cells)
         self.anchors = chain(self.anchors, anchored.positions.to(batch.device), atoms)
         self.anchor_cells = chain(self.anchor_cells, anchored.cells.to(batch.device), structures)
         self._sizes, self._starts = sizes, _starts(sizes)
-        self._rigid = self._rigid and _same_cells(frames, anchors)
 
     @property
     def _width(self) -> int:
@@ -189,9 +191,6 @@ class MovingBatch:
     def _found(self, anchored: Batch) -> NeighborTable:
         sizes = anchored.n_atoms.tolist()
         return neighbor_table(anchored.positions, anchored.cells, anchored.pbc, sizes, self._reach, self._by_torch)
-
-    def _table(self) -> NeighborTable:
-        return NeighborTable(self.batch.neighbors, self.batch.shifts, self.batch.padding, ())
 
     def _atoms(self, structures: IntArray) -> IntArray:
         """Rows of the atoms of some structures."""
@@ -207,6 +206,13 @@ def _starts(sizes: IntArray) -> IntArray:
     """First atom of each structure."""
     starts: IntArray = np.cumsum(sizes) - sizes
     return starts
+
+
+def _longest(table: NeighborTable, sizes: IntArray) -> IntArray:
+    """Neighbours of the atom that has most, of each structure; one where there is none."""
+    counts = (~table.padding).sum(dim=1).cpu().numpy()
+    longest: IntArray = np.maximum(np.maximum.reduceat(counts, _starts(sizes)), 1)
+    return longest
 
 
 def _same_cells(frames: Sequence[Frame], anchors: Sequence[Frame]) -> bool:

@@ -6,22 +6,33 @@ Both builders find the same neighbours in the same order, by index and then by i
 rounding whoever built it and whatever the positions are.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import vesin
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.errors import TaskError
 from pipeline.frames import BoolArray, FloatArray, IntArray
 
 FAR_A = 1.0e3
 """Distance of a padded neighbour, Å: beyond every cutoff."""
 CANDIDATES = 2**22
 """Pairs and images the torch builder looks at in one piece: about 200 MB."""
+MOST_IMAGES = 32
+"""More than these along one direction and the cell has collapsed."""
 ROUNDING = 1e-6
 """Added to the number of images, so that no rounding of a fractional coordinate loses one."""
+
+
+COLLAPSED = "Stop walkers earlier (walkers.stop), or mend the structure."
+
+
+Found = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of some pairs: centre, place in its row, neighbour (int64 each), and shift (float64)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,46 +59,62 @@ class NeighborTable:
     Attributes:
         neighbors: (A, M) int64 indices among all atoms; the atom itself where padded.
         shifts: (A, M, 3) float64 lattice translations, whole numbers; zero where padded.
+        offsets: (A, M, 3) float64 the same in Å, ``FAR_A`` along x where padded.
         padding: (A, M) bool.
-        widths: neighbours of the atom that has most, of each structure.
     """
 
     neighbors: Tensor
     shifts: Tensor
+    offsets: Tensor
     padding: Tensor
-    widths: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """M."""
+        return self.neighbors.shape[1]
 
     def to(self, device: torch.device | str) -> "NeighborTable":
         """The rows on another device."""
-        return NeighborTable(self.neighbors.to(device), self.shifts.to(device), self.padding.to(device), self.widths)
+        return self.each(lambda values: values.to(device))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "NeighborTable":
+        """What becomes of the rows when each of the tensors changes in the same way."""
+        return NeighborTable(change(self.neighbors), change(self.shifts), change(self.offsets), change(self.padding))
 
     def widened(self, width: int) -> "NeighborTable":
         """The same rows with ``width`` columns, at least as many as the longest row has neighbours."""
-        now = self.neighbors.shape[1]
-        if width <= now:
-            return NeighborTable(
-                self.neighbors[:, :width].contiguous(),
-                self.shifts[:, :width].contiguous(),
-                self.padding[:, :width].contiguous(),
-                self.widths,
-            )
-        blank = empty_table(len(self.neighbors), width - now, self.neighbors.device)
-        return NeighborTable(
-            torch.cat([self.neighbors, blank.neighbors], dim=1),
-            torch.cat([self.shifts, blank.shifts], dim=1),
-            torch.cat([self.padding, blank.padding], dim=1),
-            self.widths,
-        )
+        if width <= self.width:
+            return self.each(lambda values: values[:, :width].contiguous())
+        return beside(self, blank_table(len(self.neighbors), width - self.width, self.neighbors.device))
 
 
-def empty_table(atoms: int, width: int, device: torch.device) -> NeighborTable:
+def beside(left: NeighborTable, right: NeighborTable) -> NeighborTable:
+    """Rows of the same atoms, the neighbours of ``right`` after those of ``left``."""
+    return NeighborTable(
+        torch.cat([left.neighbors, right.neighbors], dim=1),
+        torch.cat([left.shifts, right.shifts], dim=1),
+        torch.cat([left.offsets, right.offsets], dim=1),
+        torch.cat([left.padding, right.padding], dim=1),
+    )
+
+
+def blank_table(atoms: int, width: int, device: torch.device) -> NeighborTable:
     """Rows of padding only."""
+    offsets = torch.zeros((atoms, width, 3), dtype=torch.float64, device=device)
+    offsets[..., 0] = FAR_A
     return NeighborTable(
         torch.arange(atoms, device=device).unsqueeze(1).repeat(1, width),
-        torch.zeros((atoms, width, 3), dtype=torch.float64, device=device),
+        torch.zeros_like(offsets),
+        offsets,
         torch.ones((atoms, width), dtype=torch.bool, device=device),
-        (),
     )
+
+
+def translations(shifts: Tensor, padding: Tensor, cells: Tensor) -> Tensor:
+    """(A, M, 3) offsets in Å of neighbours by (A, M, 3) lattice translations of (A, 3, 3) cells; padded ones far away."""
+    offsets = torch.bmm(shifts, cells)
+    offsets[..., 0] += padding * FAR_A
+    return offsets
 
 
 def neighbor_rows(positions: FloatArray, cell: FloatArray, pbc: BoolArray, cutoff_A: float) -> NeighborRows:
@@ -98,54 +125,33 @@ def neighbor_rows(positions: FloatArray, cell: FloatArray, pbc: BoolArray, cutof
         cell: (3, 3), rows are lattice vectors; those of directions that are not periodic are not looked at.
         pbc: (3,) periodic directions.
         cutoff_A: radius.
+
+    Raises:
+        TaskError: a number is not finite, or the cell has no volume.
     """
-    n = len(positions)
-    finder = vesin.NeighborList(cutoff=cutoff_A, full_list=True)
-    i, j, shifts = finder.compute(points=positions, box=cell, periodic=np.asarray(pbc, dtype=bool), quantities="ijS")
-    i, j, shifts = i.astype(np.int64), j.astype(np.int64), shifts.astype(np.int64)
-    order = _order(i * n + j, shifts)
-    i, j, shifts = i[order], j[order], shifts[order]
-    counts = np.bincount(i, minlength=n)
-    width = max(1, int(counts.max(initial=0)))
-    column = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)
-    neighbors = np.repeat(np.arange(n, dtype=np.int64)[:, None], width, axis=1)
-    wide = np.zeros((n, width, 3))
-    offsets = np.zeros((n, width, 3))
-    padding = np.ones((n, width), dtype=np.bool_)
-    neighbors[i, column] = j
-    wide[i, column] = shifts
-    offsets[..., 0] = FAR_A
-    offsets[i, column] = shifts @ cell
-    padding[i, column] = False
-    return NeighborRows(neighbors, wide, offsets, padding)
+    # copies: an array from a file may be read-only, which torch warns of
+    points, box, periodic = torch.tensor(positions), torch.tensor(cell)[None], torch.tensor(pbc)[None]
+    table = neighbor_table(points, box, periodic, [len(positions)], cutoff_A, by_torch=False)
+    return NeighborRows(table.neighbors.numpy(), table.shifts.numpy(), table.offsets.numpy(), table.padding.numpy())
 
 
-def _order(pairs: IntArray, shifts: IntArray) -> IntArray:
-    """What sorts by pair, then by the three components of the shift: one sort of one number is faster than four."""
-    key = pairs
-    for axis in range(3):
-        component = shifts[:, axis]
-        low, high = int(component.min(initial=0)), int(component.max(initial=0))
-        key = key * (high - low + 1) + (component - low)
-    return np.argsort(key)
-
-
-def joined(rows: Sequence[NeighborRows], sizes: Sequence[int]) -> NeighborTable:
-    """Rows of structures of ``sizes`` atoms as one table on the CPU, as wide as the longest row."""
+def joined(rows: Sequence[NeighborRows]) -> NeighborTable:
+    """Rows of structures as one table on the CPU, as wide as the longest row."""
     width = max(row.neighbors.shape[1] for row in rows)
-    total = sum(sizes)
-    neighbors = np.repeat(np.arange(total, dtype=np.int64)[:, None], width, axis=1)
-    shifts = np.zeros((total, width, 3))
-    padding = np.ones((total, width), dtype=np.bool_)
+    total = sum(len(row.neighbors) for row in rows)
+    table = blank_table(total, width, torch.device("cpu"))
+    neighbors, shifts, offsets, padding = (
+        values.numpy() for values in (table.neighbors, table.shifts, table.offsets, table.padding)
+    )
     first = 0
-    for row, size in zip(rows, sizes, strict=True):
-        m = row.neighbors.shape[1]
-        neighbors[first : first + size, :m] = row.neighbors + first
-        shifts[first : first + size, :m] = row.shifts
-        padding[first : first + size, :m] = row.padding
-        first += size
-    widths = tuple(row.neighbors.shape[1] for row in rows)
-    return NeighborTable(torch.from_numpy(neighbors), torch.from_numpy(shifts), torch.from_numpy(padding), widths)
+    for row in rows:
+        n, m = row.neighbors.shape
+        neighbors[first : first + n, :m] = row.neighbors + first
+        shifts[first : first + n, :m] = row.shifts
+        offsets[first : first + n, :m] = row.offsets
+        padding[first : first + n, :m] = row.padding
+        first += n
+    return table
 
 
 def inverse_3x3(matrices: Tensor) -> Tensor:
@@ -168,6 +174,21 @@ def lattice_inverse(cells: Tensor, pbc: Tensor) -> Tensor:
     return torch.bmm(vectors.transpose(1, 2), inverse_3x3(gram))
 
 
+def image_counts(inverse: Tensor, cutoff_A: float) -> list[list[int]]:
+    """How many lattice translations to look at along each direction of B cells, from :func:`lattice_inverse`.
+
+    A pair at its nearest image is at most half a lattice vector apart along each height.
+
+    Raises:
+        TaskError: so many that the cell is no cell.
+    """
+    reach: list[list[float]] = (cutoff_A * torch.linalg.vector_norm(inverse, dim=1) + 0.5 + ROUNDING).tolist()
+    for row in reach:
+        if not all(images < MOST_IMAGES + 1 for images in row):
+            raise TaskError(f"A cell has collapsed: {max(row):.3g} of its images lie within {cutoff_A:g} Å.", COLLAPSED)
+    return [[int(images) for images in row] for row in reach]
+
+
 def neighbor_table(
     positions: Tensor,
     cells: Tensor,
@@ -176,7 +197,10 @@ def neighbor_table(
     cutoff_A: float,
     by_torch: bool | None = None,
 ) -> NeighborTable:
-    """All neighbours of many structures, where ``positions`` are.
+    """All neighbours of many structures, where ``positions`` are; as wide as the longest row.
+
+    Torch looks at all pairs and images: its work grows with the square of the atoms of a structure, and is meant for up to
+    some thousand of them.
 
     Args:
         positions: (A, 3) float64; structures one after the other.
@@ -185,55 +209,70 @@ def neighbor_table(
         sizes: atoms of each structure.
         cutoff_A: radius.
         by_torch: whether torch finds them, or vesin on the CPU; by default torch where the positions are not on the CPU.
+
+    Raises:
+        TaskError: a number is not finite, or a cell has no volume.
     """
-    if positions.device.type != "cpu" if by_torch is None else by_torch:
-        return device_table(positions.detach(), cells.detach(), pbc, sizes, cutoff_A)
-    points, boxes, periodic = (values.detach().cpu().numpy() for values in (positions, cells, pbc))
-    spans = np.split(points, np.cumsum(sizes)[:-1])
-    rows = [neighbor_rows(*one, cutoff_A) for one in zip(spans, boxes, periodic, strict=True)]
-    return joined(rows, sizes).to(positions.device)
-
-
-def device_table(positions: Tensor, cells: Tensor, pbc: Tensor, sizes: Sequence[int], cutoff_A: float) -> NeighborTable:
-    """All neighbours of many structures, found on the device of ``positions`` by looking at all pairs and images.
-
-    The work grows with the square of the atoms of a structure: meant for structures of up to some thousand atoms.
-
-    Args:
-        positions: (A, 3) float64; structures one after the other.
-        cells: (B, 3, 3) float64.
-        pbc: (B, 3) bool.
-        sizes: atoms of each structure.
-        cutoff_A: radius.
-    """
+    if not bool(torch.isfinite(positions).all()):
+        raise TaskError("An atom is nowhere: its coordinates are not finite.", COLLAPSED)
     device, total = positions.device, len(positions)
-    pieces = list(_found(positions, cells, pbc, sizes, cutoff_A))
-    i, column, j, shifts = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-    counts = torch.bincount(i, minlength=total)
-    system = torch.repeat_interleave(
-        torch.arange(len(sizes), device=device), torch.tensor(sizes, device=device), output_size=total
-    )
-    longest = torch.ones(len(sizes), dtype=torch.int64, device=device).scatter_reduce(0, system, counts, "amax")
-    widths = tuple(longest.tolist())
-    table = empty_table(total, max(widths), device)
-    table.neighbors[i, column] = j
-    table.shifts[i, column] = shifts
-    table.padding[i, column] = False
-    return NeighborTable(table.neighbors, table.shifts, table.padding, widths)
+    inverse = lattice_inverse(cells, pbc)
+    counts = image_counts(inverse, cutoff_A)
+    if device.type != "cpu" if by_torch is None else by_torch:
+        pieces = list(_by_torch(positions, cells, inverse, counts, sizes, cutoff_A))
+    else:
+        pieces = list(_by_vesin(positions, cells, pbc, sizes, cutoff_A))
+    i, column, j, shifts = (torch.cat(parts).to(device) for parts in zip(*pieces, strict=True))
+    width = max(1, int(column.max()) + 1) if len(column) else 1
+    table, places = blank_table(total, width, device), i * width + column
+    table.neighbors.view(-1).index_copy_(0, places, j)
+    table.shifts.view(-1, 3).index_copy_(0, places, shifts)
+    table.padding.view(-1).index_fill_(0, places, False)
+    system = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(device)
+    offsets = translations(table.shifts, table.padding, cells.index_select(0, system))
+    return replace(table, offsets=offsets)
 
 
-Found = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of some pairs: centre, place in its row, neighbour, and shift."""
+def _by_vesin(positions: Tensor, cells: Tensor, pbc: Tensor, sizes: Sequence[int], cutoff_A: float) -> Iterator[Found]:
+    """The pairs of one structure after the other."""
+    finder = vesin.NeighborList(cutoff=cutoff_A, full_list=True)
+    points, boxes, periodic = (values.cpu().numpy() for values in (positions, cells, pbc))
+    first = 0
+    for size, box, directions in zip(sizes, boxes, periodic, strict=True):
+        here = points[first : first + size]
+        i, j, shifts = finder.compute(points=here, box=box, periodic=directions, quantities="ijS")
+        i, j = i.astype(np.int64), j.astype(np.int64)
+        order = _order(i * size + j, shifts)
+        i, j, shifts = i[order], j[order], shifts[order].astype(np.float64)
+        counts = np.bincount(i, minlength=size)
+        column = np.arange(len(i)) - (np.cumsum(counts) - counts)[i]
+        centres, others = torch.from_numpy(i + first), torch.from_numpy(j + first)
+        yield centres, torch.from_numpy(column), others, torch.from_numpy(shifts)
+        first += size
 
 
-def _found(positions: Tensor, cells: Tensor, pbc: Tensor, sizes: Sequence[int], cutoff_A: float) -> Iterator[Found]:
+def _order(pairs: IntArray, shifts: NDArray[np.int32]) -> IntArray:
+    """What sorts by pair, then by the three components of the shift: one sort of one number is faster than four."""
+    key = pairs
+    for axis in range(3):
+        component = shifts[:, axis].astype(np.int64)
+        low, high = int(component.min(initial=0)), int(component.max(initial=0))
+        key = key * (high - low + 1) + (component - low)
+    return np.argsort(key, kind="stable")
+
+
+def _by_torch(
+    positions: Tensor,
+    cells: Tensor,
+    inverse: Tensor,
+    counts: Sequence[Sequence[int]],
+    sizes: Sequence[int],
+    cutoff_A: float,
+) -> Iterator[Found]:
     """The pairs of structures of equal size and equally many images together, in pieces that fit into memory."""
     device = positions.device
-    inverse = lattice_inverse(cells, pbc)
-    # a pair at its nearest image is at most half a lattice vector apart along each height
-    reach = torch.floor(cutoff_A * torch.linalg.vector_norm(inverse, dim=1) + 0.5 + ROUNDING).to(torch.int64)
     alike: dict[tuple[int, ...], list[int]] = {}
-    for k, (size, images) in enumerate(zip(sizes, reach.tolist(), strict=True)):
+    for k, (size, images) in enumerate(zip(sizes, counts, strict=True)):
         alike.setdefault((size, *images), []).append(k)
     starts = torch.tensor(np.cumsum([0, *sizes[:-1]]), device=device)
     for (size, *images), members in alike.items():
