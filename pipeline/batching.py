@@ -109,22 +109,19 @@ class Batch:
         return edges
 
     def sum_atoms(self, values: Tensor) -> Tensor:
-        """Sum over the atoms of each structure: (A, …) to (B, …), in float64, and in the same order every time.
-
-        On a GPU ``index_add`` would add in the order in which its threads come by.
-        """
-        count, rest = len(self), values.shape[1:]
-        if not self._uniform:
-            if values.device.type == "cpu":
-                total = torch.zeros((count, *rest), dtype=torch.float64)
-                return total.index_add(0, self.system, values.to(torch.float64))
-            values = values.new_zeros((count * self.largest, *rest)).index_copy(0, self._places(), values)
-        return torch.unflatten(values, 0, (count, self.largest)).sum(dim=1, dtype=torch.float64)
+        """Sum over the atoms of each structure: (A, …) to (B, …), in float64, and in the same order every time."""
+        if self._uniform:
+            shape = (len(self), self.largest, *values.shape[1:])
+            return values.reshape(shape).sum(dim=1, dtype=torch.float64)
+        if values.device.type == "cpu":
+            total = torch.zeros((len(self), *values.shape[1:]), dtype=torch.float64)
+            return total.index_add(0, self.system, values.to(torch.float64))
+        return sum_in_order(values, self.system, self.n_atoms, self.largest)
 
     def max_atoms(self, values: Tensor) -> Tensor:
         """Largest of the atoms of each structure: (A,) to (B,)."""
         if self._uniform:
-            return torch.unflatten(values, 0, (len(self), self.largest)).amax(dim=1)
+            return values.reshape(len(self), self.largest).amax(dim=1)
         lowest = torch.full((len(self),), -torch.inf, dtype=values.dtype, device=values.device)
         return lowest.scatter_reduce(0, self.system, values, "amax")
 
@@ -132,12 +129,6 @@ class Batch:
     def _uniform(self) -> bool:
         """Whether all structures have as many atoms: they are then the rows of a matrix."""
         return self.largest * len(self) == len(self.numbers)
-
-    def _places(self) -> Tensor:
-        """(A,) rows of the atoms where every structure has as many rows as the largest has atoms."""
-        first = torch.cumsum(self.n_atoms, 0) - self.n_atoms
-        free = torch.arange(len(self), device=self.device) * self.largest - first
-        return torch.arange(len(self.numbers), device=self.device) + free.index_select(0, self.system)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
@@ -147,6 +138,24 @@ class Batch:
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         return replace(self, **moved)
+
+
+def sum_in_order(values: Tensor, system: Tensor, n_atoms: Tensor, largest: int) -> Tensor:
+    """Sum over structures of unequal size, (A, …) to (B, …) in float64, in the same order every time on every device.
+
+    On a GPU ``index_add`` adds in the order in which its threads come by.
+
+    Args:
+        values: (A, …).
+        system: (A,) structure of each, ascending.
+        n_atoms: (B,).
+        largest: no structure has more atoms.
+    """
+    first = torch.cumsum(n_atoms, 0) - n_atoms
+    free = torch.arange(len(n_atoms), device=values.device) * largest - first
+    places = torch.arange(len(values), device=values.device) + free.index_select(0, system)
+    padded = values.new_zeros((len(n_atoms) * largest, *values.shape[1:])).index_copy(0, places, values)
+    return padded.view(len(n_atoms), largest, *values.shape[1:]).sum(dim=1, dtype=torch.float64)
 
 
 def bare_batch(frames: Sequence[Frame], device: torch.device | str = "cpu") -> Batch:

@@ -5,16 +5,12 @@ import pytest
 import torch
 from ase import Atoms
 from ase.neighborlist import neighbor_list
-from engine import CUTOFF_A, crystal, ethanol, gmnn, slab, water, zoo
+from engine import crystal, ethanol, slab, water, zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.batching import make_batch
+from pipeline.batching import make_batch, sum_in_order
 from pipeline.frames import Frame
-from pipeline.moving import MovingBatch
-from pipeline.potentials.base import differentiate
-
-SKIN_A = 0.6
 
 
 def rounded(vector):
@@ -98,40 +94,42 @@ def test_volume_is_that_of_the_cell_and_zero_where_not_fully_periodic():
     assert volumes[:3].tolist() == [0.0, 0.0, 0.0]
 
 
-def moved(frames, positions):
-    spans = np.split(positions.numpy(), np.cumsum([len(frame) for frame in frames])[:-1])
-    return [
-        Frame(numbers=f.numbers, positions=p, cell=f.cell, pbc=f.pbc, system=f.system)
-        for f, p in zip(frames, spans, strict=True)
-    ]
+def test_sums_over_atoms_are_those_of_each_structure_for_equal_and_unequal_sizes():
+    for frames in (zoo(), [water(0), water(1), water(2)]):
+        batch = make_batch(frames, 4.0)
+        values = torch.randn((len(batch.numbers), 5), generator=torch.Generator().manual_seed(0))
+        parts = torch.split(values.to(torch.float64), batch.n_atoms.tolist())
+        expected = torch.stack([part.sum(dim=0) for part in parts])
+        in_order = sum_in_order(values, batch.system, batch.n_atoms, batch.largest)
+        for found in (batch.sum_atoms(values), in_order):
+            assert found.dtype == torch.float64
+            torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+        largest = torch.stack([part[:, 0].max() for part in parts])
+        torch.testing.assert_close(batch.max_atoms(values[:, 0].to(torch.float64)), largest, rtol=0, atol=0)
 
 
-def test_rows_with_a_skin_give_the_energies_and_forces_of_fresh_rows_along_a_random_walk():
-    potential, frames = gmnn(), zoo()
-    walking = MovingBatch(frames, cutoff_A=CUTOFF_A, skin_A=SKIN_A)
-    positions, generator = walking.batch.positions, torch.Generator().manual_seed(0)
-    for _ in range(25):
-        step = torch.randn(positions.shape, generator=generator, dtype=torch.float64)
-        positions = positions + 0.05 * step
-        here = differentiate(potential, walking.follow(positions))
-        fresh = differentiate(potential, make_batch(moved(frames, positions), CUTOFF_A))
-        torch.testing.assert_close(here.energies, fresh.energies, rtol=1e-13, atol=1e-10)
-        torch.testing.assert_close(here.forces, fresh.forces, rtol=1e-9, atol=1e-10)
-    assert walking.rebuilds > 2
+def test_sums_over_atoms_in_order_have_first_and_second_derivatives():
+    batch = make_batch(zoo(), 4.0)
+    values = torch.randn(len(batch.numbers), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values.requires_grad_(True)
+
+    def total(x):
+        return sum_in_order(x**3, batch.system, batch.n_atoms, batch.largest)
+
+    assert torch.autograd.gradcheck(total, values)
+    assert torch.autograd.gradgradcheck(total, values)
 
 
-def test_only_the_structure_that_left_its_skin_is_rebuilt():
-    frames = zoo()
-    walking = MovingBatch(frames, cutoff_A=CUTOFF_A, skin_A=SKIN_A)
-    anchors = walking.anchors.clone()
-    positions = walking.batch.positions.clone()
-    positions += 0.01
-    walking.follow(positions.clone())
-    assert walking.rebuilds == 0
-    torch.testing.assert_close(walking.anchors, anchors, rtol=0, atol=0)
-    positions[0, 0] += SKIN_A  # an atom of the first structure
-    batch = walking.follow(positions.clone())
-    assert walking.rebuilds == 1
-    first = batch.system == 0
-    torch.testing.assert_close(walking.anchors[first], positions[first], rtol=0, atol=0)
-    torch.testing.assert_close(walking.anchors[~first], anchors[~first], rtol=0, atol=0)
+def test_another_geometry_of_the_same_rows_has_the_edges_of_the_structures_there():
+    frames = [slab(), crystal()]
+    batch = make_batch(frames, 5.0)
+    grow = torch.eye(3, dtype=torch.float64) + 0.01 * torch.randn(
+        (2, 3, 3), dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    positions = torch.bmm(batch.positions.unsqueeze(1), grow[batch.system]).squeeze(1)
+    moved = batch.with_geometry(positions, batch.cells @ grow)
+    expected = torch.bmm(batch.edges(), grow[batch.system])
+    real = ~batch.padding
+    torch.testing.assert_close(moved.edges()[real], expected[real], rtol=0, atol=1e-11)
+    assert (torch.linalg.vector_norm(moved.edges()[batch.padding], dim=-1) > 900.0).all()
+    torch.testing.assert_close(moved.volumes, batch.volumes * torch.linalg.det(grow).abs())
