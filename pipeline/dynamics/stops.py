@@ -41,7 +41,7 @@ TRUSTED = frozenset({StopReason.RUNNING, StopReason.COMPLETED, StopReason.UNCERT
 
 def any_atom(batch: Batch, flag: Tensor) -> Tensor:
     """(B,) bool: is the (A,) flag set on any atom of a structure."""
-    return batch.sum_atoms(flag.unsqueeze(1)).squeeze(1) > 0
+    return batch.max_atoms(flag.to(torch.float32)) > 0.0
 
 
 def heights(cells: Tensor) -> tuple[Tensor, Tensor]:
