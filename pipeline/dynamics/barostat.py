@@ -42,7 +42,7 @@ class Barostat:
         kind: isotropic: ν is a multiple of 1. anisotropic: ν is diagonal; a cell whose vectors lie along x, y and z keeps its
             right angles, any other is stretched along x, y and z, which changes its angles. flexible: ν is symmetric.
         langevin: the thermostat of the atoms.
-        system: (A,) which walker an atom belongs to.
+        system: (A,) which walker an atom belongs to; n_atoms: (B,) atoms of each walker.
         freedom: (B,) float64 N_f = 3N.
         pressures: (B,) float64 P, eV/Å³.
         inverse_mass: (B, 1, 1) float64 1/W_g, 1/(amu·Å²).
@@ -55,6 +55,7 @@ class Barostat:
     kind: Literal["isotropic", "anisotropic", "flexible"]
     langevin: Langevin
     system: Tensor
+    n_atoms: Tensor
     freedom: Tensor
     pressures: Tensor
     inverse_mass: Tensor
@@ -94,6 +95,7 @@ class Barostat:
             kind=settings.kind,
             langevin=langevin,
             system=system,
+            n_atoms=n_atoms,
             freedom=freedom,
             pressures=pressures_MPa.to(torch.float64) * (1e-3 * GIGAPASCAL),
             inverse_mass=inverse.view(-1, 1, 1),
@@ -138,8 +140,9 @@ class Barostat:
 
     def _kick_cell(self, strain_rate: Tensor, velocities: Tensor, cells: Tensor, virials: Tensor) -> Tensor:
         """B_g: half a step of ν by the difference of inner and outer pressure."""
-        momentum = self.masses * velocities
-        kinetic = torch.zeros_like(cells).index_add(0, self.system, momentum.unsqueeze(2) * velocities.unsqueeze(1))
+        each = (self.masses * velocities).unsqueeze(2) * velocities.unsqueeze(1)
+        # adds in the same order every time, which index_add on a GPU does not; unsafe: lengths are not checked on the host
+        kinetic = torch.segment_reduce(each, "sum", lengths=self.n_atoms, axis=0, unsafe=True)
         scalar = _trace(kinetic) / self.freedom - self.pressures * volumes(cells)
         push = self._allowed(virials + kinetic) + scalar.view(-1, 1, 1) * self.unit
         return strain_rate + (0.5 * self.langevin.timestep) * self.inverse_mass * push
@@ -163,7 +166,8 @@ class Barostat:
 
     def _turn(self, vectors: Tensor, matrices: Tensor) -> Tensor:
         """(A, 3) vectors times the (B, 3, 3) matrix of their walker."""
-        return torch.bmm(vectors.unsqueeze(1), matrices.index_select(0, self.system)).squeeze(1)
+        each = matrices.flatten(1).index_select(0, self.system).view(-1, 3, 3)
+        return torch.matmul(vectors.unsqueeze(1), each).squeeze(1)
 
     def _exponential(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """eˣ and (eˣ − 1)/x of (B, 3, 3) by a Taylor series: eigenvalues would make the device wait."""
