@@ -7,6 +7,7 @@ from ase import Atoms
 from engine import CUTOFF_A, crystal, ethanol, gmnn, slab, water, zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_device import OneDevice
 
 from pipeline.batching import make_batch
 from pipeline.frames import Frame
@@ -210,13 +211,14 @@ def test_what_was_handed_out_does_not_change_when_rows_are_rebuilt_or_replaced()
 
 
 def test_moving_and_looking_at_the_wear_never_asks_the_device_for_a_number():
-    # on this device there are none: whatever asks for one raises
-    walking = follower(zoo(), device="meta")
-    batch = walking.move(walking.batch.positions + 0.1)
-    assert walking.wear().device.type == "meta"
-    batch = walking.move(batch.positions, batch.cells * 1.01)
-    assert walking.wear().shape == (len(batch),)
-    assert batch.edges().shape == batch.offsets.shape
+    for frames in (zoo(), [water(0), water(1)]):
+        walking = follower(frames, device="meta")
+        with OneDevice():
+            batch = walking.move(walking.batch.positions + 0.1)
+            assert walking.wear().shape == (len(batch),)
+            batch = walking.move(batch.positions, batch.cells * 1.01)
+            assert walking.wear().shape == (len(batch),)
+            assert batch.edges().shape == batch.offsets.shape
 
 
 def test_away_from_the_cpu_the_width_of_rows_seldom_changes():
