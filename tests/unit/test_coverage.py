@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.analysis.coverage import LEVELS, Coverage, cumulative_coverage
-from pipeline.settings.variables import DihedralVariable, DistanceVariable
+from pipeline.analysis.variables import evaluate_all
+from pipeline.frames import Frame
+from pipeline.settings.variables import DihedralVariable, DistanceVariable, VolumeVariable
 
 PHI = DihedralVariable(name="phi", atoms=(0, 1, 2, 3))
 PSI = DihedralVariable(name="psi", atoms=(1, 2, 3, 4))
@@ -65,3 +67,21 @@ def test_distances_outside_their_range_and_broken_values_are_not_counted() -> No
     empty = Coverage.of((REACH,))
     assert empty.with_points([[0.5], [3.5], [np.nan], [np.inf]]).value == 0.0
     assert empty.with_points([[1.0], [3.0]]).value > 0.0
+
+
+def test_volumes_of_cells_cover_a_line() -> None:
+    volume = VolumeVariable(name="V", range_A3=(850.0, 1650.0))
+
+    def cell(size: float) -> Frame:
+        lattice = np.cbrt(size) * (np.eye(3) + 0.2 * np.eye(3, k=1))  # sheared: the volume is the same
+        return Frame(
+            numbers=np.array([13]), positions=np.zeros((1, 3)), cell=lattice, pbc=np.ones(3, dtype=np.bool_), system="x"
+        )
+
+    centres = 850.0 + (np.arange(32) + 0.5) * 25.0
+    line = evaluate_all((volume,), [cell(size) for size in centres])
+    np.testing.assert_allclose(line[:, 0], centres)
+    assert Coverage.of((volume,)).with_points(line).value == 1.0
+    # the lower half: one of two cells at every level
+    assert Coverage.of((volume,)).with_points(line[:16]).value == pytest.approx(0.5)
+    assert Coverage.of((volume,)).with_points(evaluate_all((volume,), [cell(800.0), cell(1700.0)])).value == 0.0
