@@ -1,8 +1,8 @@
 """In how many parts a batch is evaluated, so that what the backward pass needs fits into memory.
 
-What one evaluation keeps is measured on a few walkers, in the tensors that automatic differentiation saves; it grows with the
-number of neighbour entries. Walkers do not see each other, so a batch may be evaluated in parts: the result is the same up to
-rounding.
+What one evaluation takes is measured on a few walkers and grows with the number of neighbour entries. Walkers do not see each
+other, so a batch may be evaluated in parts: the result is the same up to rounding, and to the bit where the number of parts is
+the same. That is a power of two, so that it rarely depends on what else there is in memory.
 
 Shapes: B walkers, A atoms, M neighbours.
 """
@@ -24,12 +24,13 @@ from torch import Tensor
 from pipeline.batching import Batch
 from pipeline.frames import IntArray
 
-PEAK = 2.5
-"""Memory in use at most over what is saved for the backward pass: gradients and temporaries come on top."""
+PEAK = 4.0
+"""Memory in use at most over what is saved for the backward pass, where only that can be measured: gradients and temporaries
+come on top (GM-NN of the published size: 1.6 to 3.2 times)."""
 SHARE = {"cpu": 0.4, "cuda": 0.8}
 """Of the free memory that one walk may take: other tasks use a node's main memory at the same time."""
 UNMEASURED = 20_000
-"""Neighbour entries, A times M, that fit anywhere: about 100 MB."""
+"""Neighbour entries, A times M, that fit anywhere: about 200 MB."""
 SAMPLE = 2
 """Walkers that are measured."""
 REMEMBERED = 64
@@ -67,12 +68,28 @@ class Share:
 
 
 def shares(sizes: IntArray, parts: int) -> list[Share]:
-    """``parts`` shares of about as many atoms each, of walkers of ``sizes`` (B,) atoms; 1 <= parts <= B."""
+    """At most ``parts`` shares of about as many atoms each, of walkers of ``sizes`` (B,) atoms."""
     ends = np.cumsum(sizes)
     cuts = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts, side="left") + 1
     bounds = np.unique(np.concatenate([[0], np.minimum(cuts, len(sizes)), [len(sizes)]])).tolist()
     first = np.concatenate([[0], ends]).tolist()
     return [Share(slice(a, b), slice(first[a], first[b])) for a, b in pairwise(bounds)]
+
+
+def peak_bytes(run: Callable[[], object], known: Iterable[Tensor], device: torch.device) -> float:
+    """Bytes in use at most while ``run`` goes on, without what is there before: counted on a GPU, estimated elsewhere.
+
+    Args:
+        run: evaluates something on ``device``, with a backward pass.
+        known: tensors that are there before, such as the weights.
+        device: where.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return float(torch.cuda.max_memory_allocated(device) - before)
+    return PEAK * saved_bytes(run, known)
 
 
 def saved_bytes(run: Callable[[], object], known: Iterable[Tensor]) -> int:
@@ -134,39 +151,48 @@ class Capacity:
         device: where.
         model: digest of the model's file.
         cache: directory on the node where measurements are kept; None: nowhere.
-        parts: evaluate in at least so many parts.
+        parts: evaluate in at least so many parts, where there are as many walkers.
 
     Attributes:
-        parts: of the last evaluation.
+        parts: of the batch that was planned last; at most one for each walker is made.
     """
 
     def __init__(self, device: torch.device, model: str, cache: Path | None = None, *, parts: int = 1) -> None:
         self._device, self._model, self._file = device, model, None if cache is None else cache / "walk-memory.json"
-        self._least = parts
-        self.parts = parts
+        self._least = self.parts = parts
+        self._per_entry = 0.0
+        self._allowed = 0.0
 
-    def plan(self, batch: Batch, sizes: IntArray, measure: Callable[[Share], int]) -> None:
+    def plan(self, batch: Batch, sizes: IntArray, measure: Callable[[Share], float]) -> None:
         """Choose the number of parts for a batch.
 
         Args:
             batch: walkers.
             sizes: (B,) atoms of each.
-            measure: saved bytes of an evaluation of a share.
+            measure: bytes that the evaluation of a share takes at most.
         """
-        self.parts = min(self._least, len(sizes))
+        self.parts = self._least
         entries = batch.neighbors.numel()
         if entries <= UNMEASURED or self._device.type not in SHARE:
             return
-        key = f"{torch.cuda.get_device_name(self._device) if self._device.type == 'cuda' else 'cpu'}|{self._model}|"
-        key += _composition(batch)
+        if not self._per_entry:
+            self._allowed = SHARE[self._device.type] * free_bytes(self._device)
+            self._per_entry = self._known(batch, sizes, measure)
+        wanted = self._per_entry * entries / max(self._allowed, 1.0)
+        while self.parts < min(wanted, len(sizes)):
+            self.parts *= 2
+
+    def _known(self, batch: Batch, sizes: IntArray, measure: Callable[[Share], float]) -> float:
+        """Bytes for each neighbour entry, as measured here or before."""
+        where = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
+        key = f"{where}|{self._model}|{_composition(batch)}"
         per_entry = self._remembered().get(key)
         if per_entry is None:
-            sample = Share(slice(0, min(SAMPLE, len(sizes))), slice(0, int(sizes[:SAMPLE].sum())))
+            walkers = min(SAMPLE, len(sizes))
+            sample = Share(slice(0, walkers), slice(0, int(sizes[:walkers].sum())))
             per_entry = measure(sample) / (sample.atoms.stop * batch.neighbors.shape[1])
             self._remember(key, per_entry)
-        needed = PEAK * per_entry * entries
-        allowed = SHARE[self._device.type] * free_bytes(self._device)
-        self.parts = min(len(sizes), max(self.parts, int(np.ceil(needed / max(allowed, 1.0)))))
+        return per_entry
 
     def evaluate(self, sizes: IntArray, one: Callable[[Share], Result]) -> list[Result]:
         """What ``one`` says of each share; in twice as many where the memory of a GPU does not suffice.
@@ -174,14 +200,13 @@ class Capacity:
         Raises:
             torch.OutOfMemoryError: a single walker does not fit.
         """
-        while True:
+        while self.parts < len(sizes):
             with suppress(torch.OutOfMemoryError):
-                return [one(share) for share in shares(sizes, self.parts)]
-            if self.parts >= len(sizes):
                 return [one(share) for share in shares(sizes, self.parts)]
             gc.collect()
             torch.cuda.empty_cache()
-            self._least = self.parts = min(2 * self.parts, len(sizes))
+            self._least = self.parts = 2 * self.parts
+        return [one(share) for share in shares(sizes, len(sizes))]
 
     def _remembered(self) -> dict[str, float]:
         if self._file is None:

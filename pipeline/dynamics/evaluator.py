@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.batching import Batch
 from pipeline.bias import BiasedForces, biased_forces, species_weights, stress_impulse
-from pipeline.dynamics.capacity import Capacity, Share, saved_bytes
+from pipeline.dynamics.capacity import Capacity, Share, peak_bytes
 from pipeline.dynamics.metadynamics import Hillside
 from pipeline.frames import IntArray
 from pipeline.potentials.model import Model, Outcome
@@ -51,7 +51,7 @@ class Evaluator:
         """Take up a batch of walkers of ``sizes`` (B,) atoms; its geometry may change afterwards."""
         self._sizes = sizes
         self._weights = species_weights(self._bias, batch.numbers)
-        self._capacity.plan(batch, sizes, partial(self._saved, batch))
+        self._capacity.plan(batch, sizes, partial(self._taken, batch))
 
     def evaluate(
         self,
@@ -104,18 +104,20 @@ class Evaluator:
         atomic = self._model.atomic_uncertainty(outcome, part).detach().to(torch.float64)
         return Evaluated(result, totals, atomic)
 
-    def _saved(self, batch: Batch, share: Share) -> int:
-        """Bytes that an evaluation of a share saves at most: with features, by positions and strain."""
+    def _taken(self, batch: Batch, share: Share) -> float:
+        """Bytes that an evaluation of a share takes at most: of a step that needs everything there is."""
         part = share.of(batch, self._sizes)
-        positions = part.positions.detach().requires_grad_(True)
-        strain = torch.zeros_like(part.cells).requires_grad_(True) if self._virial else None
-
-        def run() -> Tensor:
-            outcome = self._model(part.with_positions(positions), strain=strain, features=True)
-            scalar: Tensor = outcome.energies.sum() - self._model.total_uncertainty(outcome, part).sum()
-            return scalar
-
-        return saved_bytes(run, [*self._model.parameters(), *self._model.buffers()])
+        run = partial(
+            biased_forces,
+            self._model,
+            part,
+            settings=self._bias,
+            strength=None,
+            weights=self._weights[share.atoms],
+            split=self._bias.may_act,
+            virial=self._virial,
+        )
+        return peak_bytes(run, [*self._model.parameters(), *self._model.buffers()], batch.device)
 
 
 def _detached(outcome: Outcome) -> Outcome:
