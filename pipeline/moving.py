@@ -64,7 +64,7 @@ class MovingBatch:
         self._rigid = True
         self.batch = bare_batch(frames, device).with_rows(table.widened(self._width).to(device))
         if not _same_cells(frames, anchors):
-            self.move(self.batch.positions, self.batch.cells)
+            self._strained()
         self.anchors, self.anchor_cells = anchored.positions.to(device), anchored.cells.to(device)
         self.rebuilds = 0
 
@@ -73,11 +73,11 @@ class MovingBatch:
 
         Never builds rows and never waits for the device; :meth:`wear` tells whether the rows still hold.
         """
-        if cells is None:
-            self.batch = self.batch.with_positions(positions)
-        else:
+        if cells is not None and cells is not self.batch.cells:
             self.batch = self.batch.with_geometry(positions, cells)
             self._rigid = False
+        elif positions is not self.batch.positions:
+            self.batch = self.batch.with_positions(positions)
         return self.batch
 
     def wear(self) -> Tensor:
@@ -178,10 +178,15 @@ class MovingBatch:
             largest=int(sizes.max()),
         )
         if not _same_cells(frames, anchors):
-            self.move(self.batch.positions, self.batch.cells)
+            self._strained()
         self.anchors = chain(self.anchors, anchored.positions.to(batch.device), atoms)
         self.anchor_cells = chain(self.anchor_cells, anchored.cells.to(batch.device), structures)
         self._sizes, self._starts = sizes, _starts(sizes)
+
+    def _strained(self) -> None:
+        """Offsets were those at the anchors, and the cells are others."""
+        self.batch = self.batch.with_geometry(self.batch.positions, self.batch.cells)
+        self._rigid = False
 
     @property
     def _width(self) -> int:

@@ -7,6 +7,9 @@ K queries, P feature length.
 import torch
 from torch import Tensor, nn
 
+PAIRS = 2**24
+"""Distances looked at in one piece: 64 MB in single precision."""
+
 
 def farthest_points(features: Tensor, count: int) -> Tensor:
     """(min(count, N),) indices of a farthest-point subset of (N, P) features, starting at the first.
@@ -56,7 +59,8 @@ class Distance(nn.Module):
         x = features * self.scale.to(features.dtype)
         references = self.references.to(features.dtype)
         with torch.no_grad():
-            nearest = torch.cdist(x, references).argmin(dim=1)
+            pieces = torch.split(x, max(1, PAIRS // len(references)))
+            nearest = torch.cat([torch.cdist(piece, references).argmin(dim=1) for piece in pieces])
         # the difference itself, not |a|² − 2ab + |b|²: that loses all digits next to a reference
         distance: Tensor = torch.linalg.vector_norm(x - references.index_select(0, nearest), dim=1)
         return distance
