@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from apps.cli.report import findings_error
+from apps.cli.report import findings_error, walk_device, walkers_text, workers_table
 from apps.preflight import Executor, Finding, executors_of, judge, one_job_each
 from apps.probe import whereabouts
 from apps.surroundings import TOKEN, Surroundings, look_around
+from apps.worker import device_name
 from pipeline.settings.site import LocalHTEXSite, LocalThreadsSite, SlurmSite
+from pipeline.settings.walkers import WalkerSettings
 
 JOBS: dict[str, Any] = {"walltime": 3600, "cores_per_node": 1, "max_blocks": 7, "min_blocks": 2}
 SITE = SlurmSite.model_validate({"kind": "slurm", "walk": {**JOBS, "gpus_per_node": 1}, "label": JOBS})
@@ -84,3 +87,23 @@ def test_a_check_asks_for_one_job_per_executor() -> None:
     assert executors_of(small) == ("walk", "label")
     assert executors_of(LocalHTEXSite()) == ("walk", "label", "select", "train")
     assert executors_of(LocalThreadsSite()) == ()
+
+
+def test_a_check_tells_what_walkers_compute_on_as_their_worker_said(found: Surroundings) -> None:
+    said = dataclasses.replace(found, computes="cuda (NVIDIA H200)")
+    executors = [Executor(label="label", found=found), Executor(label="walk", found=said)]
+    assert walk_device(executors) == "cuda (NVIDIA H200)"
+    assert walk_device([]) == device_name()  # tasks in this process
+    console = Console(width=200)
+    with console.capture() as text:
+        console.print(workers_table(executors))
+    assert "cuda (NVIDIA H200)" in text.get()
+
+
+def test_a_check_tells_pressures_where_the_cell_moves() -> None:
+    still = WalkerSettings(count=8, temperatures_K=(300.0, 600.0))
+    assert walkers_text(still) == "8 at 300, 600 K"
+    moving = WalkerSettings.model_validate(
+        {"count": 12, "batch": 6, "pressures_MPa": [0.0, -250.0], "barostat": {"kind": "flexible"}}
+    )
+    assert walkers_text(moving) == "12 at 300 K and 0, -250 MPa, flexible cell"
