@@ -15,6 +15,7 @@ from pipeline.potentials import Model, load, save
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
 from pipeline.ranks import ALONE, Ranks
 from pipeline.records import Label, Remark, Scores, Split, Status, Stopwatch, TrainResult, TrainTask
+from pipeline.settings.uncertainty import UncertaintySettings
 from pipeline.shards import read_labels
 from pipeline.together import run_together
 from pipeline.training.calibrate import calibrated_model
@@ -187,16 +188,22 @@ def _start(
         old = warm.first
         assert isinstance(old, GMNN)
         # the sketch's projections stay those of the parent
-        spec = FeatureSpec(kind=settings.features, dimension=settings.sketch_dimension, seed=old.feature_spec.seed)
+        spec = _features(settings, old.feature_spec.seed)
         member = GMNN(task.potential, old.elements, spec)
         member.load_state_dict(warm.members[index].state_dict())
         return member
-    spec = FeatureSpec(kind=settings.features, dimension=settings.sketch_dimension, seed=task.seed)
+    spec = _features(settings, task.seed)
     generator = torch.Generator().manual_seed(seed % 2**63)
     member = GMNN(task.potential, elements, spec, generator)
     offsets = torch.from_numpy(composition_offsets(train, member.elements))
     member.set_energy_scale(offsets_eV=offsets, unit_eV=energy_unit(train))
     return member
+
+
+def _features(settings: UncertaintySettings, seed: int) -> FeatureSpec:
+    return FeatureSpec(
+        kind=settings.features, dimension=settings.sketch_dimension, seed=seed, projection=settings.projection
+    )
 
 
 def _factors(total: Factor, atomic: Factor) -> dict[str, float]:

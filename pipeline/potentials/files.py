@@ -98,7 +98,8 @@ def load(path: str | Path, sha256: str | None = None) -> Model:
 
 def _build(payload: dict[str, Any]) -> Model:
     settings = GMNNSettings.model_validate(payload["settings"])
-    spec = FeatureSpec(**payload["features"])
+    # files from before there was a choice do not say so: their projections are Gaussian
+    spec = FeatureSpec(**{"projection": "gaussian", **payload["features"]})
     if not payload["members"]:
         raise ValueError("it has no members")
     members = []

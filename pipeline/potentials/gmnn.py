@@ -14,9 +14,13 @@ from torch import Tensor, nn
 from pipeline.batching import Batch
 from pipeline.errors import ModelError
 from pipeline.potentials.base import Potential, Prediction
-from pipeline.potentials.moments import Invariants, feature_count, unit_moments
+from pipeline.potentials.invariants import Invariants
+from pipeline.potentials.moments import feature_count, unit_moments
+from pipeline.potentials.network import scaled_product, silu
+from pipeline.potentials.pairs import Radial, pair_moments
 from pipeline.settings.potential import GMNNSettings
-from pipeline.uncertainty.features import Sketch
+from pipeline.settings.uncertainty import Projection
+from pipeline.uncertainty.features import SKETCHES, LinearShape, Sketch
 
 R_MIN_A = 0.5
 BIAS_FACTOR = 0.1
@@ -26,11 +30,15 @@ SILU_SCALE = 1.6765
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSpec:
-    """Which gradient features a potential hands out: ``last_layer``, or ``sketched`` of length ``dimension`` from ``seed``."""
+    """Which gradient features a potential hands out: ``last_layer``, or ``sketched`` to length ``dimension``.
+
+    Sketched ones by the ``projection`` of :data:`pipeline.uncertainty.features.SKETCHES`, drawn from ``seed``.
+    """
 
     kind: str = "last_layer"
     dimension: int = 512
     seed: int = 0
+    projection: Projection = "structured"
 
 
 class RadialFunctions(nn.Module):
@@ -56,10 +64,18 @@ class RadialFunctions(nn.Module):
         gaussians: Tensor = torch.exp(-self.beta * offset.square()) * envelope.unsqueeze(-1)
         return gaussians
 
+    def around(self, species: Tensor, neighbors: Tensor) -> Radial:
+        """The functions around centres of these elements (A,), their neighbours of those (A·M,)."""
+        kinds = neighbors.view(len(species), -1)
+        return Radial(self.centres, self.beta, self.prefactor, self.cutoff_A, self._tables(species), kinds)
+
     def contract(self, by_element: Tensor, species: Tensor) -> Tensor:
         """Apply the species table of each centre (A,): (A, Z·K, n) to (A, S, n)."""
-        table = self.table.index_select(0, species).view(len(species), self.channels, -1)
-        return torch.bmm(table, by_element)
+        return torch.bmm(self._tables(species), by_element)
+
+    def _tables(self, species: Tensor) -> Tensor:
+        """(A, S, Z·K)."""
+        return self.table.index_select(0, species).view(len(species), self.channels, -1)
 
 
 class NTKLinear(nn.Module):
@@ -71,12 +87,17 @@ class NTKLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_out))
         self.factor = 1.0 / math.sqrt(n_in)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias, x, self.weight.t(), beta=BIAS_FACTOR, alpha=self.factor)
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """The layer of ``gain`` · x."""
+        return scaled_product(x, self.weight.t(), gain * self.factor, self.bias, BIAS_FACTOR)
 
-    def weighted_input(self, x: Tensor) -> Tensor:
+    def backpropagated(self, delta: Tensor, gain: float = 1.0) -> Tensor:
+        """∂/∂x of the layer of ``gain`` · x, from ∂/∂out."""
+        return scaled_product(delta, self.weight, gain * self.factor)
+
+    def weighted_input(self, x: Tensor, gain: float = 1.0) -> Tensor:
         """z = [x/√n_in; 0.1]: ∂out/∂[weight; bias] for one output."""
-        return torch.cat([x * self.factor, x.new_full((len(x), 1), BIAS_FACTOR)], dim=1)
+        return torch.cat([x * (gain * self.factor), x.new_full((len(x), 1), BIAS_FACTOR)], dim=1)
 
 
 class GMNN(Potential):
@@ -117,14 +138,30 @@ class GMNN(Potential):
         self.register_buffer("offsets", torch.zeros(z, dtype=torch.float64))
         self.sketch: Sketch | None = None
         if features.kind == "sketched":
-            shapes = [(i + 1, o) for i, o in pairwise(widths)]
-            self.sketch = Sketch(shapes, features.dimension, features.seed)
+            self.sketch = SKETCHES[features.projection](self._shapes(), features.dimension, features.seed)
         self.feature_dimension = features.dimension if self.sketch else widths[-2] + 1
         self._initialise(generator)
 
     element_index: Tensor
     unit_energy: Tensor
     offsets: Tensor
+
+    def _gain(self, index: int) -> float:
+        """What the inputs of a layer are multiplied by: those of the first are invariants, the others come out of a SiLU."""
+        return 1.0 if index == 0 else SILU_SCALE
+
+    def _shapes(self) -> list[LinearShape]:
+        """Linear layers as their gradients see them."""
+        shapes = []
+        for k, layer in enumerate(self.linear_layers):
+            n_out, n_in = layer.weight.shape
+            shapes.append(LinearShape(n_in, n_out, self._gain(k) * layer.factor, BIAS_FACTOR))
+        return shapes
+
+    @property
+    def linear_layers(self) -> list[NTKLinear]:
+        """The layers, typed."""
+        return [layer for layer in self.layers if isinstance(layer, NTKLinear)]
 
     def _initialise(self, generator: torch.Generator | None) -> None:
         with torch.no_grad():
@@ -145,7 +182,8 @@ class GMNN(Potential):
             ModelError: an element the model was not made for.
         """
         species = self.element_index.index_select(0, batch.numbers)
-        if int(species.min()) < 0:
+        # reading the answer would hold up any other device; there an unknown element fails as an index out of range
+        if species.device.type == "cpu" and int(species.min()) < 0:
             unknown = sorted({int(n) for n in batch.numbers[species < 0]})
             raise ModelError(
                 f"The model knows elements {self.elements}, the structure has {unknown}.", "Train on them first."
@@ -160,37 +198,44 @@ class GMNN(Potential):
 
     def forward(self, batch: Batch, *, strain: Tensor | None = None, features: bool = False) -> Prediction:
         species = self.species(batch)
-        distance, moments = unit_moments(batch.edges(strain).to(self.radial.table.dtype))
+        edges = batch.edges(strain)
+        if torch.is_grad_enabled() and self.radial.table.requires_grad:
+            moments = self._moments(edges, species, batch)
+        else:
+            radial = self.radial.around(species, species.index_select(0, batch.neighbors.reshape(-1)))
+            moments = pair_moments(edges, radial, lambda edges: self._moments(edges, species, batch))
+        return self.readout(moments, species, batch, features=features)
+
+    def _moments(self, edges: Tensor, species: Tensor, batch: Batch) -> Tensor:
+        """Ψ (A, S, 20) of edges (A, M, 3) as a graph that derivatives of any order and of the weights can be taken of."""
+        distance, moments = unit_moments(edges.to(self.radial.table.dtype))
         by_element = self.by_element(self.radial.basis(distance), species, batch)
-        radial = self.radial.contract(by_element.transpose(1, 2), species)
-        return self.readout(torch.bmm(radial, moments), species, batch, features=features)
+        return torch.bmm(self.radial.contract(by_element.transpose(1, 2), species), moments)
 
     def readout(self, moments: Tensor, species: Tensor, batch: Batch, *, features: bool) -> Prediction:
         """Energies from the contracted moments Ψ (A, S, 20)."""
+        layers = self.linear_layers
         x = self.invariants(moments)
-        inputs, outputs = [], []
-        for layer in self.layers:
+        inputs, slopes = [x], []
+        for k, layer in enumerate(layers[:-1]):
+            x, slope = silu(layer(x, self._gain(k)), with_slope=features and self.sketch is not None)
             inputs.append(x)
-            out = layer(x)
-            outputs.append(out)
-            x = torch.nn.functional.silu(out) * SILU_SCALE
+            slopes.append(slope)
+        output = layers[-1](x, self._gain(len(layers) - 1)).squeeze(1)
         unit = self.unit_energy.to(self.scale.dtype)
-        slope = (self.scale * unit).index_select(0, species)
-        atomic = slope * outputs[-1].squeeze(1) + (self.shift * unit).index_select(0, species)
+        scale = (self.scale * unit).index_select(0, species)
+        atomic = scale * output + (self.shift * unit).index_select(0, species)
         energies = batch.sum_atoms(atomic) + batch.sum_atoms(self.offsets.index_select(0, species))
-        phi = self._features(inputs, outputs, slope.unsqueeze(1)) if features else None
+        phi = self._features(inputs, slopes, scale.unsqueeze(1)) if features else None
         return Prediction(energies, atomic, phi)
 
-    def _features(self, inputs: list[Tensor], outputs: list[Tensor], slope: Tensor) -> Tensor:
+    def _features(self, inputs: list[Tensor], slopes: list[Tensor], scale: Tensor) -> Tensor:
         """φ_i = ∂E_i/∂w of the last layer, or its sketch over all linear layers."""
-        layers = [layer for layer in self.layers if isinstance(layer, NTKLinear)]
+        layers = self.linear_layers
         if self.sketch is None:
-            return slope * layers[-1].weighted_input(inputs[-1])
-        deltas = [slope]
-        for layer, out in zip(reversed(layers[1:]), reversed(outputs[:-1]), strict=True):
-            gate = torch.sigmoid(out)
-            derivative = SILU_SCALE * gate * (1.0 + out * (1.0 - gate))
-            deltas.insert(0, (deltas[0] @ layer.weight) * layer.factor * derivative)
-        zs = [layer.weighted_input(x) for layer, x in zip(layers, inputs, strict=True)]
-        sketched: Tensor = self.sketch(zs, deltas)
+            return scale * layers[-1].weighted_input(inputs[-1], self._gain(len(layers) - 1))
+        deltas = [scale]
+        for k in range(len(layers) - 1, 0, -1):
+            deltas.insert(0, layers[k].backpropagated(deltas[0], self._gain(k)) * slopes[k - 1])
+        sketched: Tensor = self.sketch(inputs, deltas)
         return sketched

@@ -3,40 +3,189 @@
 Zaverkin et al. 2024 (npj Comput. Mater. 10, 83), Methods. Shapes: A atoms, p length of a feature, l a linear layer.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.settings.uncertainty import Projection
 
-class Sketch(nn.Module):
-    """φ_i = Σ_l (z_l,i P_l) ∘ (δ_l,i Q_l) with fixed Gaussian projections P, Q.
 
-    Scaled so that E[φ_i·φ_j] = Σ_l (z_l,i·z_l,j)(δ_l,i·δ_l,j), the inner product of the gradients ∂E_i/∂w over all
-    linear layers: z is the layer's weighted input (with its bias entry) and δ = ∂E_i/∂out. The projections follow from
-    ``seed`` alone and are not stored in files.
+@dataclass(frozen=True, slots=True)
+class LinearShape:
+    """A linear layer as its gradient sees it: z = [factor · x; constant] for inputs x (A, n_in), δ (A, n_out)."""
+
+    n_in: int
+    n_out: int
+    factor: float
+    constant: float
+
+
+class Sketch(nn.Module, ABC):
+    """Features φ_i with E[φ_i·φ_j] = Σ_l (z_l,i·z_l,j)(δ_l,i·δ_l,j), the inner product of the gradients ∂E_i/∂w.
+
+    The sum is over all linear layers, z is a layer's weighted input (with its bias entry) and δ = ∂E_i/∂out; the expectation
+    is over seeds. Projections follow from ``seed`` alone and are not stored in files.
 
     Args:
-        shapes: (n_in, n_out) of every layer, n_in counting the bias entry.
+        layers: shapes of the layers, first to last.
         dimension: p.
         seed: of the projections.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, int]], dimension: int, seed: int) -> None:
+    def __init__(self, layers: Sequence[LinearShape], dimension: int, seed: int) -> None:
         super().__init__()
-        self.shapes, self.dimension, self.seed = tuple(shapes), dimension, seed
+        self.layers, self.dimension, self.seed = tuple(layers), dimension, seed
+
+    @abstractmethod
+    def forward(self, inputs: Sequence[Tensor], deltas: Sequence[Tensor]) -> Tensor:
+        """(A, p) features from the layers' inputs x_l (A, n_in) and output gradients δ_l (A, n_out)."""
+
+
+class GaussianSketch(Sketch):
+    """φ_i = Σ_l (z_l,i P_l) ∘ (δ_l,i Q_l) with Gaussian P, Q: n p products per layer and atom, twice as dear as the network."""
+
+    def __init__(self, layers: Sequence[LinearShape], dimension: int, seed: int) -> None:
+        super().__init__(layers, dimension, seed)
         generator = torch.Generator().manual_seed(seed % 2**63)
         scale = dimension**-0.25
-        for k, (n_in, n_out) in enumerate(self.shapes):
-            left = torch.randn(n_in, dimension, generator=generator, dtype=torch.float64) * scale
-            right = torch.randn(n_out, dimension, generator=generator, dtype=torch.float64) * scale
+        for k, layer in enumerate(self.layers):
+            left = torch.randn(layer.n_in + 1, dimension, generator=generator, dtype=torch.float64) * scale
+            right = torch.randn(layer.n_out, dimension, generator=generator, dtype=torch.float64) * scale
             self.register_buffer(f"left_{k}", left.to(torch.get_default_dtype()), persistent=False)
             self.register_buffer(f"right_{k}", right.to(torch.get_default_dtype()), persistent=False)
 
-    def forward(self, zs: Sequence[Tensor], deltas: Sequence[Tensor]) -> Tensor:
-        """(A, p) features from the layers' inputs z_l (A, n_in) and output gradients δ_l (A, n_out)."""
-        terms = [
-            (z @ self.get_buffer(f"left_{k}").to(z.dtype)) * (delta @ self.get_buffer(f"right_{k}").to(delta.dtype))
-            for k, (z, delta) in enumerate(zip(zs, deltas, strict=True))
-        ]
+    def forward(self, inputs: Sequence[Tensor], deltas: Sequence[Tensor]) -> Tensor:
+        """(A, p) features."""
+        terms = []
+        for k, (layer, x, delta) in enumerate(zip(self.layers, inputs, deltas, strict=True)):
+            left, right = (self.get_buffer(f"{side}_{k}").to(x.dtype) for side in ("left", "right"))
+            projected = torch.addmm(left[-1], x, left[:-1], beta=layer.constant, alpha=layer.factor)
+            terms.append(projected * (delta @ right))
         return torch.stack(terms).sum(dim=0)
+
+
+class StructuredSketch(Sketch):
+    """φ_i = Σ_l z̃_l,i ⊛ δ̃_l,i: circular convolutions of the two vectors with random signs, folded to length p.
+
+    The tensor sketch of Pham and Pagh (KDD 2013) with a fixed fold in place of a random hash: entry m holds
+    Σ s_a t_b z_a δ_b over a + b ≡ m (mod p), so that with independent signs s, t only equal entries of two atoms meet in the
+    mean, for any fold. By Fourier transforms it takes p log p operations where Gaussian projections take n p.
+    """
+
+    def __init__(self, layers: Sequence[LinearShape], dimension: int, seed: int) -> None:
+        super().__init__(layers, dimension, seed)
+        generator = torch.Generator().manual_seed(seed % 2**63)
+
+        def signs(n: int) -> Tensor:
+            return 2.0 * torch.randint(2, (n,), generator=generator).to(torch.float64) - 1.0
+
+        for k, layer in enumerate(self.layers):
+            left = signs(layer.n_in + 1)
+            self.register_buffer(f"left_{k}", left[:-1] * layer.factor, persistent=False)
+            self.register_buffer(f"constant_{k}", left[-1] * layer.constant, persistent=False)
+            self.register_buffer(f"right_{k}", signs(layer.n_out), persistent=False)
+
+    def forward(self, inputs: Sequence[Tensor], deltas: Sequence[Tensor]) -> Tensor:
+        """(A, p) features."""
+        features: Tensor = _Convolutions.apply(self, *inputs, *deltas)  # type: ignore[no-untyped-call] # untyped in torch
+        return features
+
+    def signs(self, index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a layer: signed factors of its inputs (n_in,), its signed constant, signs of its outputs (n_out,)."""
+        left, constant, right = (self.get_buffer(f"{name}_{index}") for name in ("left", "constant", "right"))
+        return left.to(dtype), constant.to(dtype), right.to(dtype)
+
+    def folded(self, index: int, x: Tensor) -> Tensor:
+        """(A, p) signed inputs of a layer, with its constant, folded."""
+        left, constant, _ = self.signs(index, x.dtype)
+        z = fold(x, left, self.dimension)
+        place = self.layers[index].n_in % self.dimension
+        z[:, place : place + 1] += constant
+        return z
+
+    def plain(self, inputs: Sequence[Tensor], deltas: Sequence[Tensor]) -> Tensor:
+        """The features as a graph that derivatives of any order can be taken of."""
+        total = torch.zeros_like(inputs[0][:, :1])
+        for k, (x, delta) in enumerate(zip(inputs, deltas, strict=True)):
+            spectrum = torch.fft.rfft(fold(delta, self.signs(k, x.dtype)[2], self.dimension))
+            total = total + torch.fft.irfft(torch.fft.rfft(self.folded(k, x)) * spectrum, n=self.dimension)
+        return total
+
+
+def fold(values: Tensor, signs: Tensor, length: int) -> Tensor:
+    """(A, length) sums of signed values (A, n): entry m is the sum of those at k ≡ m (mod length)."""
+    total = values[:, :length] * signs[:length]
+    if (missing := length - values.shape[1]) > 0:
+        total = nn.functional.pad(total, (0, missing))
+    for start in range(length, values.shape[1], length):
+        part = values[:, start : start + length]
+        total[:, : part.shape[1]] += part * signs[start : start + length]
+    return total
+
+
+def unfold(gradient: Tensor, signs: Tensor) -> Tensor:
+    """The transpose of :func:`fold`: (A, length) to (A, n)."""
+    length = gradient.shape[1]
+    parts = [gradient[:, : len(one)] * one for one in torch.split(signs, length)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+class _Convolutions(torch.autograd.Function):
+    """A structured sketch; by hand because torch differentiates real transforms by complex ones, at twice the work."""
+
+    @staticmethod
+    def forward(ctx: Any, sketch: StructuredSketch, *tensors: Tensor) -> Tensor:  # noqa: ANN401 # torch says no more of it
+        inputs, deltas = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+        kept: list[Tensor] = []
+        spectrum, total = None, None
+        for k, (layer, x, delta) in enumerate(zip(sketch.layers, inputs, deltas, strict=True)):
+            z, right = sketch.folded(k, x), sketch.signs(k, x.dtype)[2]
+            if layer.n_out == 1:  # the convolution with one number is a product
+                kept += [z, delta * right]
+                total = z * kept[-1] if total is None else total.addcmul_(z, kept[-1])
+                continue
+            kept += [torch.fft.rfft(z), torch.fft.rfft(fold(delta, right, sketch.dimension))]
+            spectrum = kept[-2] * kept[-1] if spectrum is None else spectrum.addcmul_(*kept[-2:])
+        ctx.sketch = sketch
+        ctx.save_for_backward(*tensors, *kept)
+        if spectrum is None:
+            assert total is not None
+            return total
+        convolved: Tensor = torch.fft.irfft(spectrum, n=sketch.dimension)
+        return convolved if total is None else convolved.add_(total)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 # torch says no more of it
+        sketch: StructuredSketch = ctx.sketch
+        count = len(sketch.layers)
+        tensors, kept = ctx.saved_tensors[: 2 * count], ctx.saved_tensors[2 * count :]
+        if torch.is_grad_enabled():
+            wanted = [tensor for tensor in tensors if tensor.requires_grad]
+            found = iter(
+                torch.autograd.grad(sketch.plain(tensors[:count], tensors[count:]), wanted, gradient, create_graph=True)
+            )
+            return None, *(next(found) if tensor.requires_grad else None for tensor in tensors)
+        spectrum = torch.fft.rfft(gradient)
+        by_inputs, by_deltas = [], []
+        for k, layer in enumerate(sketch.layers):
+            left, right = kept[2 * k : 2 * k + 2]
+            signs, _, signs_out = sketch.signs(k, gradient.dtype)
+            if layer.n_out == 1:
+                by_inputs.append(unfold(gradient * right, signs))
+                by_deltas.append((gradient * left).sum(dim=1, keepdim=True) * signs_out)
+                continue
+            by_z, by_delta = (torch.fft.irfft(spectrum * s.conj(), n=sketch.dimension) for s in (right, left))
+            by_inputs.append(unfold(by_z, signs))
+            by_deltas.append(unfold(by_delta, signs_out))
+        return None, *by_inputs, *by_deltas
+
+
+SKETCHES: dict[Projection, Callable[[Sequence[LinearShape], int, int], Sketch]] = {
+    "structured": StructuredSketch,
+    "gaussian": GaussianSketch,
+}
+"""Sketches by the name that settings and model files give their projections."""

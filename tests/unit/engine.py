@@ -12,6 +12,7 @@ from pipeline.frames import Frame
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
 from pipeline.potentials.model import Model
 from pipeline.settings.potential import GMNNSettings
+from pipeline.settings.uncertainty import Projection
 from pipeline.uncertainty.conformal import Factor
 from pipeline.uncertainty.estimator import Estimator
 
@@ -63,11 +64,13 @@ def gmnn(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
     hidden: tuple[int, ...] = (24, 16),
+    projection: Projection = "structured",
 ) -> GMNN:
     """A random potential with all of its constants away from their defaults."""
     settings = GMNNSettings(cutoff_A=CUTOFF_A, channels=channels, hidden=hidden, gaussians=6)
     generator = torch.Generator().manual_seed(seed)
-    potential = GMNN(settings, ELEMENTS, FeatureSpec(kind=kind, dimension=32, seed=7), generator)
+    features = FeatureSpec(kind=kind, dimension=32, seed=7, projection=projection)
+    potential = GMNN(settings, ELEMENTS, features, generator)
     with torch.no_grad():
         for layer in potential.layers:
             layer.bias.normal_(generator=generator)

@@ -13,7 +13,6 @@ from pipeline.frames import Frame
 from pipeline.potentials import load, save
 from pipeline.potentials.base import differentiate
 from pipeline.potentials.geometry import differentiate_fixed, fix_geometry
-from pipeline.potentials.gmnn import NTKLinear
 from pipeline.potentials.moments import feature_count
 
 KINDS = ("last_layer", "sketched")
@@ -53,16 +52,29 @@ def test_last_layer_features_are_the_gradient_of_the_atomic_energy():
     equal(potential(batch, features=True).features, gradients.squeeze(1))
 
 
-def test_sketched_features_are_the_projected_gradient_over_all_layers():
-    potential = gmnn(kind="sketched")
-    layers = [layer for layer in potential.layers if isinstance(layer, NTKLinear)]
+def test_gaussian_sketches_are_the_projected_gradient_over_all_layers():
+    potential = gmnn(kind="sketched", projection="gaussian")
     batch = make_batch([ethanol(), crystal()], potential.cutoff_A)
-    gradients = linear_gradients(potential, batch, layers)
+    gradients = linear_gradients(potential, batch, potential.linear_layers)
     sketch = potential.sketch
     expected = sum(
         torch.einsum("aoi,ip,op->ap", g, sketch.get_buffer(f"left_{k}"), sketch.get_buffer(f"right_{k}"))
         for k, g in enumerate(gradients)
     )
+    equal(potential(batch, features=True).features, expected)
+
+
+def test_structured_sketches_are_signed_sums_of_the_gradient_over_all_layers():
+    potential = gmnn(kind="sketched")
+    batch = make_batch([ethanol(), crystal()], potential.cutoff_A)
+    gradients = linear_gradients(potential, batch, potential.linear_layers)
+    expected = torch.zeros(len(batch.numbers), 32, dtype=torch.float64)
+    for k, gradient in enumerate(gradients):
+        left, constant, right = potential.sketch.signs(k, torch.float64)
+        signs = torch.cat([left.sign(), constant.sign().view(1)])
+        m = (torch.arange(len(right)).unsqueeze(1) + torch.arange(len(signs))) % 32
+        signed = gradient * right.unsqueeze(1) * signs
+        expected.index_add_(1, m.reshape(-1), signed.flatten(1))
     equal(potential(batch, features=True).features, expected)
 
 
@@ -108,6 +120,15 @@ def test_a_loaded_model_predicts_the_same_bits(tmp_path, kind, features, dtype):
     for name in ("energies", "forces", "stress", "total_uncertainty", "atomic_uncertainty"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
     np.testing.assert_array_equal(loaded.kernel_features(zoo()), saved.kernel_features(zoo()))
+
+
+def test_a_model_file_from_before_there_was_a_choice_has_gaussian_projections(tmp_path):
+    ref = save(model(features="sketched"), tmp_path / "v0003.pt")
+    payload = torch.load(ref.path, weights_only=True)
+    assert payload["features"].pop("projection") == "structured"
+    torch.save(payload, tmp_path / "old.pt")
+    assert load(ref.path).first.feature_spec.projection == "structured"
+    assert load(tmp_path / "old.pt").first.feature_spec.projection == "gaussian"
 
 
 @pytest.fixture(scope="module")

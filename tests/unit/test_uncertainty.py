@@ -12,7 +12,7 @@ from pipeline.uncertainty.committee import committee_atomic, committee_total
 from pipeline.uncertainty.conformal import Factor, conformal_factor
 from pipeline.uncertainty.distance import Distance, farthest_points
 from pipeline.uncertainty.estimator import Estimator
-from pipeline.uncertainty.features import Sketch
+from pipeline.uncertainty.features import SKETCHES, LinearShape
 from pipeline.uncertainty.posterior import Posterior
 
 SIGMA = 0.01
@@ -144,25 +144,66 @@ def test_committee_of_equal_members_knows_everything():
     assert float(committee_atomic(forces).abs().max()) == 0.0
 
 
-def test_sketched_inner_products_estimate_those_of_full_gradients(rng):
-    shapes = [(9, 6), (7, 4), (5, 1)]
-    zs = [torch.from_numpy(rng.normal(size=(2, n))).float() for n, _ in shapes]
-    deltas = [torch.from_numpy(rng.normal(size=(2, m))).float() for _, m in shapes]
-    gradients = torch.cat(
-        [torch.einsum("ai,ao->aio", z, d).reshape(2, -1) for z, d in zip(zs, deltas, strict=True)], dim=1
-    )
-    exact = gradients @ gradients.T
-    draws = torch.stack([(f := Sketch(shapes, 64, seed)(zs, deltas)) @ f.T for seed in range(400)])
-    error = (draws.mean(dim=0) - exact).abs() / (draws.std(dim=0) / math.sqrt(len(draws)))
+LAYERS = [LinearShape(70, 40, 0.3, 0.1), LinearShape(40, 20, 0.2, 0.1), LinearShape(20, 1, 0.5, 0.1)]
+
+
+def inputs_and_deltas(rng):
+    """Of two atoms that have something in common, as real ones do."""
+    xs = [torch.from_numpy(rng.normal(size=(2, layer.n_in)) + 0.7) for layer in LAYERS]
+    deltas = [torch.from_numpy(rng.normal(size=(2, layer.n_out)) + 0.3) for layer in LAYERS]
+    return xs, deltas
+
+
+def draws(projection, xs, deltas, seeds, dimension=64):
+    """(seeds, 2, 2) inner products of sketches."""
+    sketches = [SKETCHES[projection](LAYERS, dimension, seed) for seed in range(seeds)]
+    return torch.stack([(f := sketch(xs, deltas)) @ f.T for sketch in sketches])
+
+
+@pytest.mark.parametrize("projection", ["structured", "gaussian"])
+@pytest.mark.parametrize("dimension", [16, 50, 64])
+def test_sketched_inner_products_estimate_those_of_full_gradients(rng, projection, dimension):
+    xs, deltas = inputs_and_deltas(rng)
+    exact = torch.zeros(2, 2, dtype=torch.float64)
+    for layer, x, delta in zip(LAYERS, xs, deltas, strict=True):
+        z = torch.cat([layer.factor * x, torch.full((2, 1), layer.constant, dtype=torch.float64)], dim=1)
+        exact += (z @ z.T) * (delta @ delta.T)
+    found = draws(projection, xs, deltas, 400, dimension)
+    error = (found.mean(dim=0) - exact).abs() / (found.std(dim=0) / math.sqrt(len(found)))
     assert float(error.max()) < 4.0
 
 
-def test_sketch_follows_from_its_seed_and_is_not_stored(rng):
-    z, d = torch.from_numpy(rng.normal(size=(3, 4))).float(), torch.from_numpy(rng.normal(size=(3, 2))).float()
-    first, again, other = (Sketch([(4, 2)], 16, seed) for seed in (5, 5, 6))
+def test_structured_projections_scatter_no_more_than_gaussian_ones(rng):
+    xs, deltas = inputs_and_deltas(rng)
+    spread = {kind: draws(kind, xs, deltas, 400).std(dim=0) for kind in ("structured", "gaussian")}
+    assert bool((spread["structured"] < 1.1 * spread["gaussian"]).all())
+
+
+@pytest.mark.parametrize("dimension", [16, 50, 64])
+def test_structured_sketches_have_the_derivatives_of_what_they_are_made_of(rng, dimension):
+    sketch = SKETCHES["structured"](LAYERS, dimension, 3)
+    tensors = [t.requires_grad_(True) for part in inputs_and_deltas(rng) for t in part]
+    found, expected = sketch(tensors[:3], tensors[3:]), sketch.plain(tensors[:3], tensors[3:])
+    torch.testing.assert_close(found, expected)
+    direction = torch.from_numpy(rng.normal(size=found.shape))
+    slopes = [torch.autograd.grad((f * direction).sum(), tensors, retain_graph=True) for f in (found, expected)]
+    bent = [torch.autograd.grad((f * direction).sum(), tensors, create_graph=True) for f in (found, expected)]
+    for one, other, again in zip(*slopes, bent[0], strict=True):
+        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(again, other)
+    seconds = [torch.autograd.grad(sum(s.square().sum() for s in one), tensors) for one in bent]
+    for one, other in zip(*seconds, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("projection", ["structured", "gaussian"])
+def test_sketch_follows_from_its_seed_and_is_not_stored(rng, projection):
+    xs, deltas = inputs_and_deltas(rng)
+    first, again, other = (SKETCHES[projection](LAYERS, 16, seed) for seed in (5, 5, 6))
     assert first.state_dict() == {}
-    assert torch.equal(first([z], [d]), again([z], [d]))
-    assert not torch.equal(first([z], [d]), other([z], [d]))
+    xs, deltas = [x.float() for x in xs], [d.float() for d in deltas]
+    assert torch.equal(first(xs, deltas), again(xs, deltas))
+    assert not torch.equal(first(xs, deltas), other(xs, deltas))
 
 
 def test_conformal_factor_is_the_ranked_score(rng):
