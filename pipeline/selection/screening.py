@@ -3,8 +3,8 @@
 import numpy as np
 from ase.data import covalent_radii
 
-from pipeline.batching import neighbor_rows
 from pipeline.frames import BoolArray, Frame, IntArray
+from pipeline.neighbors import neighbor_rows
 from pipeline.records import StopReason
 
 CLOSEST_FRACTION = 0.4
