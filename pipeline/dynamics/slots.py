@@ -43,11 +43,6 @@ class Slot:
     state: WalkerState
     bonds: IntArray | None
 
-    @property
-    def frame(self) -> Frame:
-        """The atoms of the walker (geometry as it entered)."""
-        return self.state.frame
-
 
 def occupy(
     states: Sequence[WalkerState], stop: StopSettings, *, cutoff_A: float, device: torch.device | str = "cpu"

@@ -212,3 +212,10 @@ def test_a_worker_that_was_given_up_does_not_write_over_the_one_that_took_its_pl
     assert first.candidates.path != second.candidates.path
     assert read_walkers(first.walkers)
     assert read_walkers(second.walkers)
+
+
+def test_a_walk_computes_on_the_device_of_its_node_in_full_float32(task, tmp_path):
+    torch.set_float32_matmul_precision("medium")
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):  # where numbers cannot come back from
+        run_walk(replace(task, output=str(tmp_path / "out")), Node(device="meta"))
+    assert torch.get_float32_matmul_precision() == "highest"
