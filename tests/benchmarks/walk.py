@@ -1,11 +1,12 @@
-"""Cost of a walker-step: biased against unbiased, alternating in the same run, for several batch sizes.
+"""Cost of a walker-step: kinds of bias against none, alternating in the same run, for several batch sizes.
 
-python tests/benchmarks/walk.py [--smoke] [--system alanine-dipeptide] [--batch 16 ...] [--steps 40] [--repeats 9] [--legs 10]
+python tests/benchmarks/walk.py [--smoke] [--system alanine-dipeptide] [--cutoff 5] [--batch 16 ...] [--device cpu]
+                                [--kinds unbiased ...] [--steps 40] [--repeats 9] [--legs 10]
 
-GM-NN of the published size (S = 7, K = 9, 512-512) with random weights, rattled start structures, a small time step and open
-stop checks, so that no walker is replaced. CPU time of one thread; the kinds take turns, so that a busy machine burdens all of
-them. Then walk tasks: a segment of 200 steps in one leg and in several, each of which loads the model, reads the walkers and
-writes them. The last line is one JSON object.
+GM-NN of the published size (S = 7, K = 9, 512-512) with random weights, rattled start structures, a small time step, open
+stop checks, so that no walker is replaced. On a CPU, CPU time of one thread; on a GPU, time until it has finished. The kinds
+take turns, so that a busy machine burdens all of them. Then walk tasks: a segment of 200 steps in one leg and in several, each
+of which loads the model, reads the walkers and writes them. The last line is one JSON object.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from pipeline.potentials.gmnn import GMNN, FeatureSpec
 from pipeline.potentials.model import Model
 from pipeline.records import FileRef, Label, ModelRef, Split, WalkTask
 from pipeline.settings.potential import GMNNSettings
+from pipeline.settings.uncertainty import Projection
 from pipeline.settings.walkers import BiasSettings, StopSettings, WalkerSettings
 from pipeline.shards import write_labels
 from pipeline.uncertainty.estimator import Estimator
@@ -50,7 +52,13 @@ class Kind:
     name: str
     tau: float
     features: str = "last_layer"
+    projection: Projection = "structured"
     heavy_only: bool = False
+
+    @property
+    def model(self) -> tuple[str, Projection]:
+        """Which of the models it needs."""
+        return self.features, self.projection
 
 
 KINDS = (
@@ -58,6 +66,7 @@ KINDS = (
     Kind("biased", TAU),
     Kind("biased_h0", TAU, heavy_only=True),
     Kind("sketched", TAU, features="sketched"),
+    Kind("gaussian", TAU, features="sketched", projection="gaussian"),
 )
 
 
@@ -71,16 +80,30 @@ def rattled(atoms: Atoms, count: int) -> list[Frame]:
     return frames
 
 
-def model_for(frames: list[Frame], settings: GMNNSettings, features: str) -> Model:
+def structures(system: str) -> list[Frame]:
+    """Of a template, or of a structure file: its first structure, rattled."""
+    template = TEMPLATES / system / f"{system}.extxyz"
+    return rattled(read(template if template.is_file() else system, index=0), 32)
+
+
+def model_for(
+    frames: list[Frame],
+    settings: GMNNSettings,
+    features: str = "last_layer",
+    projection: Projection = "structured",
+    device: str = "cpu",
+) -> Model:
     """A random model with a posterior of these structures."""
     elements = sorted({int(n) for frame in frames for n in frame.numbers})
     generator = torch.Generator().manual_seed(0)
-    potential = GMNN(settings, elements, FeatureSpec(kind=features, dimension=512), generator).requires_grad_(False)
+    spec = FeatureSpec(kind=features, dimension=512, projection=projection)
+    potential = GMNN(settings, elements, spec, generator).requires_grad_(False)
     batch = make_batch(frames, settings.cutoff_A)
     phi = potential(batch, features=True).features
     assert phi is not None
-    structures = batch.sum_atoms(phi) / batch.n_atoms.unsqueeze(1)
-    return Model([potential], Estimator.fit("posterior", structures.to(phi.dtype), phi, sigma=0.01), version=1)
+    mean = batch.sum_atoms(phi) / batch.n_atoms.unsqueeze(1)
+    estimator = Estimator.fit("posterior", mean.to(phi.dtype), phi, sigma=0.01)
+    return Model([potential], estimator, version=1).to(torch.device(device))
 
 
 def walkers_of(kind: Kind, model: Model, frames: list[Frame], batch: int) -> WalkerBatch:
@@ -100,29 +123,36 @@ def walkers_of(kind: Kind, model: Model, frames: list[Frame], batch: int) -> Wal
     return walkers
 
 
-def cpu_ms(walkers: WalkerBatch, batch: int, steps: int) -> float:
-    """CPU milliseconds per walker and step."""
-    started = time.process_time()
+def milliseconds(walkers: WalkerBatch, batch: int, steps: int, device: str) -> float:
+    """Milliseconds per walker and step: of the processor, or until the GPU has finished."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    started = clock()
     journey = walkers.run(steps)
-    seconds = time.process_time() - started
+    if device != "cpu":
+        torch.cuda.synchronize()
+    seconds = clock() - started
     assert not journey.stops, "a walker stopped: the time would hold its replacement"
     return 1e3 * seconds / steps / batch
 
 
-def measure(models: dict[str, Model], frames: list[Frame], batch: int, steps: int, repeats: int) -> dict[str, Any]:
+def measure(walkers: dict[str, WalkerBatch], batch: int, steps: int, repeats: int, device: str) -> dict[str, Any]:
     """Median times of all kinds at one batch size, and ratios of times taken next to each other."""
-    walkers = {kind.name: walkers_of(kind, models[kind.features], frames, batch) for kind in KINDS}
-    times: dict[str, list[float]] = {kind.name: [] for kind in KINDS}
+    times: dict[str, list[float]] = {name: [] for name in walkers}
     for _ in range(repeats):
         for name, one in walkers.items():
-            times[name].append(cpu_ms(one, batch, steps))
-
-    def ratio(name: str) -> float:
-        return statistics.median(a / b for a, b in zip(times[name], times["unbiased"], strict=True))
-
-    medians = {f"{name}_ms": statistics.median(values) for name, values in times.items()}
-    ratios = {"ratio": ratio("biased"), "ratio_h0": ratio("biased_h0"), "ratio_sketched": ratio("sketched")}
-    return {"batch": batch, **medians, **ratios}
+            times[name].append(milliseconds(one, batch, steps, device))
+    first = next(iter(times))
+    return {
+        "batch": batch,
+        **{f"{name}_ms": statistics.median(values) for name, values in times.items()},
+        **{f"{name}_least_ms": min(values) for name, values in times.items()},
+        **{f"{name}_steps_per_s": 1e3 / statistics.median(values) for name, values in times.items()},
+        **{
+            f"ratio_{name}": statistics.median(a / b for a, b in zip(values, times[first], strict=True))
+            for name, values in times.items()
+            if name != first
+        },
+    }
 
 
 def leg_cost(model: Model, frames: list[Frame], batch: int, steps: int, legs: int) -> dict[str, Any]:
@@ -176,42 +206,55 @@ def leg_cost(model: Model, frames: list[Frame], batch: int, steps: int, legs: in
     }
 
 
-def main() -> None:
-    """Parse, measure, print."""
+def arguments() -> argparse.Namespace:
+    """What is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes")
     parser.add_argument("--system", default="alanine-dipeptide", help="a template, or a structure file")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--cutoff", type=float, default=5.0, help="Å; published: 5, and 6 for MIL-53(Al)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--batch", type=int, nargs="+", help="walkers; by default 1 to 64, on a GPU 16 to 4096")
+    parser.add_argument("--kinds", nargs="+", choices=[kind.name for kind in KINDS], help="the first is compared with")
     parser.add_argument("--steps", type=int, default=40, help="steps per sample, a multiple of 10")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--channels", type=int, default=7)
     parser.add_argument("--hidden", type=int, nargs="+", default=[512, 512])
-    parser.add_argument("--legs", type=int, default=10, help="into how many legs a segment is cut")
+    parser.add_argument("--legs", type=int, default=10, help="into how many legs a segment is cut; 0: no segment")
     asked = parser.parse_args()
+    asked.batch = asked.batch or ([1, 4, 16, 64] if asked.device == "cpu" else [16, 64, 256, 1024, 4096])
+    asked.kinds = asked.kinds or [kind.name for kind in KINDS]
     if asked.smoke:
         asked.batch, asked.steps, asked.repeats, asked.channels, asked.hidden = [2], 10, 2, 3, [16]
-    torch.set_num_threads(1)
-    template = TEMPLATES / asked.system / f"{asked.system}.extxyz"
-    frames = rattled(read(template if template.is_file() else asked.system), 32)
-    settings = GMNNSettings(channels=asked.channels, gaussians=9, hidden=tuple(asked.hidden))
-    models = {features: model_for(frames, settings, features) for features in ("last_layer", "sketched")}
+    return asked
 
-    print(f"{asked.system}: {len(frames[0])} atoms; CPU ms per walker-step, one thread, median of {asked.repeats}")
+
+def main() -> None:
+    """Parse, measure, print."""
+    asked = arguments()
+    torch.set_num_threads(1)
+    frames = structures(asked.system)
+    settings = GMNNSettings(channels=asked.channels, gaussians=9, hidden=tuple(asked.hidden), cutoff_A=asked.cutoff)
+    kinds = [next(kind for kind in KINDS if kind.name == name) for name in asked.kinds]
+    models = {kind.model: model_for(frames, settings, *kind.model, device=asked.device) for kind in kinds}
+
+    print(f"{asked.system}: {len(frames[0])} atoms; ms per walker-step on {asked.device}, median of {asked.repeats}")
+    names = [kind.name for kind in kinds]
     print(
-        f"{'batch':>6}{'unbiased':>10}{'biased':>10}{'H: 0':>10}{'sketched':>10}{'ratio':>8}{'H: 0':>8}{'sketched':>10}"
+        f"{'batch':>6}" + "".join(f"{name:>12}" for name in names) + "".join(f"{name + ' ×':>14}" for name in names[1:])
     )
     results = []
     for batch in asked.batch:
-        row = measure(models, frames, batch, asked.steps, asked.repeats)
+        walkers = {kind.name: walkers_of(kind, models[kind.model], frames, batch) for kind in kinds}
+        row = measure(walkers, batch, asked.steps, asked.repeats, asked.device)
         results.append(row)
-        print(
-            f"{batch:>6}{row['unbiased_ms']:>10.3f}{row['biased_ms']:>10.3f}{row['biased_h0_ms']:>10.3f}"
-            f"{row['sketched_ms']:>10.3f}{row['ratio']:>8.2f}{row['ratio_h0']:>8.2f}{row['ratio_sketched']:>10.2f}",
-            flush=True,
-        )
+        columns = "".join(f"{row[f'{name}_ms']:>12.4f}" for name in names)
+        print(f"{batch:>6}{columns}" + "".join(f"{row[f'ratio_{name}']:>14.2f}" for name in names[1:]), flush=True)
     segment = 20 * asked.legs
-    cut = leg_cost(models["last_layer"], frames, asked.batch[-1] if asked.smoke else 16, segment, asked.legs)
-    print(f"{segment} steps in one leg {cut['one_leg_s']:.2f} s, in {asked.legs} legs {cut['legs_s']:.2f} s")
+    cut = None
+    if asked.legs and asked.device == "cpu":
+        model = models.get(KINDS[0].model) or model_for(frames, settings)
+        cut = leg_cost(model, frames, asked.batch[-1] if asked.smoke else 16, segment, asked.legs)
+        print(f"{segment} steps in one leg {cut['one_leg_s']:.2f} s, in {asked.legs} legs {cut['legs_s']:.2f} s")
     reference = next((row for row in results if row["batch"] == 16), results[-1])
     print(
         json.dumps(
@@ -219,6 +262,7 @@ def main() -> None:
                 "benchmark": "walk",
                 "system": asked.system,
                 "atoms": len(frames[0]),
+                "device": asked.device,
                 **reference,
                 "sweep": results,
                 "segment": cut,
