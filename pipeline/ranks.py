@@ -6,11 +6,13 @@ is the one rank of :data:`ALONE`; mpi4py is imported only where there are severa
 
 from __future__ import annotations
 
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import torch
 
 from pipeline.frames import BoolArray, FloatArray, IntArray
 
@@ -121,3 +123,11 @@ class MPIRanks(Ranks):
 
 ALONE = _Alone(0, 1)
 """A process that shares its task with no other."""
+
+
+def device_of(wanted: str, ranks: Ranks) -> str:
+    """What this rank computes on where workers compute on ``wanted``: ranks of one node take its GPUs in turn."""
+    if ranks.size == 1 or wanted != "cuda":
+        return wanted
+    hosts = ranks.gather(socket.gethostname())
+    return f"cuda:{hosts[: ranks.rank].count(hosts[ranks.rank]) % torch.cuda.device_count()}"

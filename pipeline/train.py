@@ -13,7 +13,7 @@ from pipeline.errors import DiskFullError, PipelineError
 from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import Model, load, save
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
-from pipeline.ranks import ALONE, Ranks
+from pipeline.ranks import ALONE, Ranks, device_of
 from pipeline.records import Label, Remark, Scores, Split, Status, Stopwatch, TrainResult, TrainTask
 from pipeline.settings.uncertainty import UncertaintySettings
 from pipeline.shards import read_labels
@@ -68,6 +68,7 @@ def train(task: TrainTask, node: Node, ranks: Ranks, tell: Callable[[Remark], No
         PipelineError: a file is damaged or cannot be written.
     """
     watch = Stopwatch()
+    device = device_of(node.device, ranks)
     labels = read_labels(task.labels)
     splits = _split(labels)
     if not splits.train:
@@ -79,10 +80,10 @@ def train(task: TrainTask, node: Node, ranks: Ranks, tell: Callable[[Remark], No
         pass
     parent = None
     if task.parent is not None:
-        parent = load(node.model_file(task.parent.file, tell), task.parent.file.sha256)
+        parent = load(node.model_file(task.parent.file, tell), task.parent.file.sha256).to(device)
     fresh = _fresh_scores(task, parent, labels, ranks)
     elements = sorted({int(z) for label in labels for z in label.frame.numbers})
-    members, outcomes = _train_members(task, parent, splits, elements, ranks)
+    members, outcomes = _train_members(task, parent, splits, elements, ranks, device)
     if not all(outcome.finite for outcome in outcomes):
         return _failed(task, watch, "The training loss became NaN or infinite, also at half the learning rates.", fresh)
     model, total, atomic = calibrated_model(
@@ -95,7 +96,7 @@ def train(task: TrainTask, node: Node, ranks: Ranks, tell: Callable[[Remark], No
     file = None
     if ranks.first:
         with written_into(output.parent):
-            file = save(model, output, {"task": task.task})
+            file = save(model.to("cpu"), output, {"task": task.task})
     return TrainResult(
         task=task.task,
         status=Status.DONE,
@@ -129,9 +130,9 @@ def _fresh_scores(task: TrainTask, parent: Model | None, labels: Sequence[Label]
 
 
 def _train_members(
-    task: TrainTask, parent: Model | None, splits: _Splits, elements: Sequence[int], ranks: Ranks
+    task: TrainTask, parent: Model | None, splits: _Splits, elements: Sequence[int], ranks: Ranks, device: str
 ) -> tuple[list[GMNN], list[Outcome]]:
-    """All members of the model, one after another: different initial weights and different shuffling."""
+    """All members of the model on the device, one after another: different initial weights and different shuffling."""
     progress = Progress(task.progress if ranks.first else "", task.task)
     warm = _warm_parent(task, parent, elements)
     deadline = None if task.settings.max_s is None else time.time() + task.settings.max_s
@@ -143,13 +144,16 @@ def _train_members(
     members: list[GMNN] = []
     outcomes: list[Outcome] = []
     sets: tuple[LabelSet, LabelSet | None] | None = None
-    with gradient_sum(ranks) as sum_gradients:
+    with gradient_sum(ranks, device) as sum_gradients:
         for index in range(task.potential.members):
             seeds = np.random.SeedSequence([task.seed, index]).generate_state(2, np.uint64)
-            member = _start(task, warm, elements, splits.train, index, int(seeds[0]))
+            # drawn and laid out by the processor: the same weights whatever trains them
+            member = _start(task, warm, elements, splits.train, index, int(seeds[0])).to(device)
             if sets is None:
-                validation = LabelSet(splits.validation, member, ranks=ranks) if splits.validation else None
-                sets = (LabelSet(splits.train, member, ranks=ranks), validation)
+                validation = (
+                    LabelSet(splits.validation, member, ranks=ranks, device=device) if splits.validation else None
+                )
+                sets = (LabelSet(splits.train, member, ranks=ranks, device=device), validation)
 
             def report(row: Row, index: int = index) -> None:
                 progress({**row, "member": index, "members": task.potential.members})

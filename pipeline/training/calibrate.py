@@ -33,7 +33,7 @@ def calibrated_model(
     """The model and its conformal factors (total, atom-based).
 
     Args:
-        members: trained.
+        members: trained; the model is made where they are.
         train: what they were trained on.
         calibration: never trained on, nor used to pick an epoch; without any the factors are 1.
         settings: kind, σ, α.
@@ -47,9 +47,11 @@ def calibrated_model(
     fitted = (
         Estimator.fit(settings.kind, structures, atoms, sigma=settings.sigma, **references) if ranks.first else None
     )
-    estimator = ranks.broadcast(fitted)
-    assert estimator is not None
-    model = Model(members, estimator, version)
+    if ranks.size > 1:  # what travels between ranks is on no device
+        fitted = ranks.broadcast(fitted.cpu() if fitted is not None else None)
+    assert fitted is not None
+    estimator = fitted
+    model = Model(members, estimator, version).to(next(members[0].parameters()).device)
     if not calibration:
         nothing = Factor(value=1.0, count=0, exact=False)
         return model, nothing, nothing
@@ -64,15 +66,21 @@ def calibrated_model(
 
 
 def features(potential: Potential, labels: Sequence[Label], ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
-    """((n, P) structure features, (A, P) atom features) of labels, without a graph; empty on all ranks but the first."""
+    """((n, P) structure features, (A, P) atom features) of labels on the device of the potential, without a graph.
+
+    They are empty on all ranks but the first.
+    """
     own: list[tuple[Tensor, Tensor]] = []
+    device = next(potential.parameters()).device
     frames = [label.frame for label in labels[ranks.blocks(len(labels), FEATURE_BATCH)]]
     with torch.no_grad():
         for first in range(0, len(frames), FEATURE_BATCH):
-            batch = make_batch(frames[first : first + FEATURE_BATCH], potential.cutoff_A)
+            batch = make_batch(frames[first : first + FEATURE_BATCH], potential.cutoff_A, device)
             phi = potential(batch, features=True).features
-            own.append((batch.sum_atoms(phi) / batch.n_atoms.unsqueeze(1), phi))
+            structures = batch.sum_atoms(phi) / batch.n_atoms.unsqueeze(1)
+            own.append((structures.cpu(), phi.cpu()) if ranks.size > 1 else (structures, phi))
     parts = [part for parts in ranks.collect(own) for part in parts]
     if not parts:
         return torch.empty(0), torch.empty(0)
-    return torch.cat([structures for structures, _ in parts]), torch.cat([atoms for _, atoms in parts])
+    structures, atoms = (torch.cat(column).to(device) for column in zip(*parts, strict=True))
+    return structures, atoms

@@ -3,15 +3,16 @@
 Shapes: n structures of the set, B of a minibatch, A atoms, M neighbours. Units: eV, Å.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.batching import Batch, NeighborRows, batch_from_rows, neighbor_rows
+from pipeline.batching import batch_from_rows
 from pipeline.frames import IntArray
+from pipeline.neighbors import NeighborRows, neighbor_rows
 from pipeline.potentials.geometry import FixedGeometry, fix_geometry
 from pipeline.potentials.gmnn import GMNN
 from pipeline.ranks import ALONE, Ranks
@@ -40,6 +41,16 @@ class Targets:
     virials: Tensor
     has_virial: Tensor
 
+    def to(self, device: torch.device | str) -> "Targets":
+        """The references on another device."""
+        return Targets(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def take(self, chosen: Tensor, atoms: Tensor) -> "Targets":
+        """Those of some structures (B,) with their atoms (A,)."""
+        by_structure = (self.energies, self.virials, self.has_virial)
+        energies, virials, has_virial = (values.index_select(0, chosen) for values in by_structure)
+        return Targets(energies, self.forces.index_select(0, atoms), virials, has_virial)
+
 
 @dataclass(frozen=True, slots=True)
 class Minibatch:
@@ -60,14 +71,20 @@ class LabelSet:
     Args:
         labels: at least one; the same on every rank.
         potential: of the architecture (the constants do not depend on its weights).
-        cache_bytes: keep the constants when they fit, per rank.
+        cache_bytes: keep the constants when they fit, per rank; None: :func:`room` of the device.
         ranks: who shares the minibatches.
+        device: where minibatches are wanted.
     """
 
     def __init__(
-        self, labels: Sequence[Label], potential: GMNN, cache_bytes: int = CACHE_BYTES, ranks: Ranks = ALONE
+        self,
+        labels: Sequence[Label],
+        potential: GMNN,
+        cache_bytes: int | None = None,
+        ranks: Ranks = ALONE,
+        device: str = "cpu",
     ) -> None:
-        self.ranks = ranks
+        self.ranks, self.device = ranks, torch.device(device)
         self.n_atoms = sum(len(label.frame) for label in labels)
         """Atoms of all structures together."""
         self.has_virials = any(map(_has_virial, labels))
@@ -77,15 +94,16 @@ class LabelSet:
             neighbor_rows(f.positions, f.cell, f.pbc, potential.cutoff_A) for f in self._frames
         ]
         size = self._constant_bytes()
-        self._dealt = cache_bytes < size <= cache_bytes * ranks.size and len(labels) >= ranks.size
+        most = room(self.device) if cache_bytes is None else cache_bytes
+        self._dealt = most < size <= most * ranks.size and len(labels) >= ranks.size
         kept = slice(ranks.rank, None, ranks.size) if self._dealt else slice(None)
         self._frames, self._rows = self._frames[kept], self._rows[kept]
         self._sizes: IntArray = np.array([len(f) for f in self._frames], dtype=np.int64)
         self._starts: IntArray = np.cumsum(self._sizes) - self._sizes
-        self._targets = _targets(labels[kept])
+        self._targets = _targets(labels[kept]).to(self.device)
         self._constants: FixedGeometry | None = None
-        if self._dealt or size <= cache_bytes:
-            self._constants = fix_geometry(potential, batch_from_rows(self._frames, self._rows))
+        if self._dealt or size <= most:
+            self._constants = self._fixed(range(len(self._frames)))
 
     def __len__(self) -> int:
         return self._count
@@ -99,20 +117,19 @@ class LabelSet:
         return self._constants_of(own) if len(own) else None
 
     def _constants_of(self, indices: IntArray) -> Minibatch:
-        chosen = torch.from_numpy(indices)
-        atoms = torch.from_numpy(np.concatenate([np.arange(s, s + m) for s, m in self._spans(indices)]))
-        if self._constants is None:
-            batch = batch_from_rows([self._frames[k] for k in indices], [self._rows[k] for k in indices])
-            geometry = fix_geometry(self._potential, batch)
-        else:
-            geometry = _take(self._constants, chosen, atoms, torch.from_numpy(self._starts))
-        t = self._targets
-        return Minibatch(
-            geometry, Targets(t.energies[chosen], t.forces[atoms], t.virials[chosen], t.has_virial[chosen])
-        )
+        sizes, starts = self._sizes[indices], self._starts[indices]
+        system = np.repeat(np.arange(len(indices)), sizes)
+        shift = (np.cumsum(sizes) - sizes - starts)[system]
+        places = _sent(np.stack([np.arange(len(system)) - shift, shift, system]), self.device)
+        chosen = _sent(indices, self.device)
+        geometry = self._fixed(indices) if self._constants is None else _take(self._constants, chosen, places)
+        return Minibatch(geometry, self._targets.take(chosen, places[0]))
 
-    def _spans(self, indices: IntArray) -> list[tuple[int, int]]:
-        return list(zip(self._starts[indices].tolist(), self._sizes[indices].tolist(), strict=True))
+    def _fixed(self, indices: Iterable[int]) -> FixedGeometry:
+        """The constants of structures of this rank, computed where the potential is."""
+        which = list(indices)
+        batch = batch_from_rows([self._frames[k] for k in which], [self._rows[k] for k in which])
+        return fix_geometry(self._potential, batch.to(self._potential.radial.table.device)).to(self.device)
 
     def _constant_bytes(self) -> int:
         """Estimate of the memory of the whole set's constants."""
@@ -120,7 +137,18 @@ class LabelSet:
         settings, itemsize = self._potential.settings, self._potential.radial.table.element_size()
         radial = settings.gaussians * len(self._potential.elements)
         per_atom = width * (2 * radial + 4 * 20 + 6) + radial * 20
-        return int(self.n_atoms * (per_atom * itemsize + 32 * width))
+        return int(self.n_atoms * (per_atom * itemsize + 16 * width))
+
+
+def room(device: torch.device) -> int:
+    """Bytes of constants to keep: on a GPU half of what is free, 1 GiB elsewhere."""
+    return int(torch.cuda.mem_get_info(device)[0]) // 2 if device.type == "cuda" else CACHE_BYTES
+
+
+def _sent(indices: IntArray, device: torch.device) -> Tensor:
+    """Indices on a device; a GPU fetches them when it comes to need them, and nobody waits."""
+    here = torch.from_numpy(indices)
+    return (here.pin_memory() if device.type == "cuda" else here).to(device, non_blocking=True)
 
 
 def _has_virial(label: Label) -> bool:
@@ -143,33 +171,27 @@ def _targets(labels: Sequence[Label]) -> Targets:
     )
 
 
-def _take(whole: FixedGeometry, chosen: Tensor, atoms: Tensor, starts: Tensor) -> FixedGeometry:
-    """The constants of some structures, with neighbours counted within them."""
-    sizes = whole.batch.n_atoms[chosen]
-    system = torch.repeat_interleave(torch.arange(len(chosen)), sizes)
-    shift = (torch.cumsum(sizes, 0) - sizes - starts[chosen])[system]
-    source = whole.batch
-    batch = Batch(
-        numbers=source.numbers[atoms],
-        positions=source.positions[atoms],
-        cells=source.cells[chosen],
-        pbc=source.pbc[chosen],
+def _take(whole: FixedGeometry, chosen: Tensor, places: Tensor) -> FixedGeometry:
+    """The constants of some structures, with neighbours counted within them.
+
+    Args:
+        whole: of all structures.
+        chosen: (B,) structures.
+        places: (3, A) of their atoms: where each stands in the whole, by how much its index changes, and its new structure.
+    """
+    atoms, shift, system = places
+    width = whole.neighbors.shape[1]
+    incoming = whole.incoming.index_select(0, atoms)
+    return FixedGeometry(
+        species=whole.species.index_select(0, atoms),
         system=system,
-        n_atoms=sizes,
-        neighbors=source.neighbors[atoms] + shift.unsqueeze(1),
-        offsets=source.offsets[atoms],
-        shifts=source.shifts[atoms],
-        padding=source.padding[atoms],
-        largest=source.largest,
-    )
-    return replace(
-        whole,
-        batch=batch,
-        species=whole.species[atoms],
+        n_atoms=whole.n_atoms.index_select(0, chosen),
+        neighbors=whole.neighbors.index_select(0, atoms) + shift.unsqueeze(1),
+        incoming=torch.where(incoming < 0, incoming, incoming + width * shift.unsqueeze(1)),
         sums=whole.sums.index_select(0, atoms),
         radial=whole.radial.index_select(0, atoms),
         moments=whole.moments.index_select(0, atoms),
-        moment_slope=whole.moment_slope.index_select(0, atoms),
-        edges=whole.edges.index_select(0, atoms),
-        unit=whole.unit.index_select(0, atoms),
+        moment_slope=whole.moment_slope.index_select(1, atoms),
+        edges=whole.edges.index_select(1, atoms),
+        unit=whole.unit.index_select(1, atoms),
     )

@@ -1,6 +1,7 @@
 """Data parallel training: the gradients of all ranks added up by torch.distributed, which learns of its peers by MPI.
 
-gloo, because training computes on the processor.
+gloo where training computes on processors; nccl where each rank has a GPU of its own, gloo over the processor where ranks share
+one, which nccl refuses.
 """
 
 import os
@@ -11,6 +12,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined] # torch does not mark it as exported
 from torch.nn import Parameter
 
@@ -19,38 +21,59 @@ from pipeline.ranks import Ranks
 PATIENCE = timedelta(minutes=10)
 """How long a rank waits for another one that lives but does not answer. The death of one is noticed at once."""
 
-SumGradients = Callable[[Iterable[Parameter], float], float]
-"""Replaces the gradients of parameters by their sums over ranks, and returns the sum of a number."""
+SumGradients = Callable[[Iterable[Parameter], Tensor], Tensor]
+"""Replaces the gradients of parameters by their sums over ranks, and returns the sum of a float64 scalar."""
 
 
-def nothing_to_add(parameters: Iterable[Parameter], value: float) -> float:
+def nothing_to_add(parameters: Iterable[Parameter], value: Tensor) -> Tensor:
     """The gradients of a process alone are the sum."""
     return value
 
 
 @contextmanager
-def gradient_sum(ranks: Ranks) -> Iterator[SumGradients]:
-    """What adds up gradients over ranks while the block runs; each rank must come here."""
+def gradient_sum(ranks: Ranks, device: str = "cpu") -> Iterator[SumGradients]:
+    """What adds up gradients over ranks while the block runs; each rank must come here.
+
+    Args:
+        ranks: who adds.
+        device: what this rank computes on.
+    """
     if ranks.size == 1:
         yield nothing_to_add
         return
-    dist.init_process_group("gloo", store=_store(ranks), rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE)
+    backend, on = _way(ranks, device)
+    dist.init_process_group(backend, store=_store(ranks), rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE)
+
+    def summed(parameters: Iterable[Parameter], value: Tensor) -> Tensor:
+        return _summed(parameters, value, on)
+
     try:
-        yield _summed
+        yield summed
     finally:
         dist.destroy_process_group()
 
 
-def _summed(parameters: Iterable[Parameter], value: float) -> float:
+def _way(ranks: Ranks, device: str) -> tuple[str, str]:
+    """Which backend adds, and where: the same on all ranks."""
+    own = None
+    if device.startswith("cuda"):
+        own = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
+    found = ranks.gather(own)
+    apart = None not in found and len(set(found)) == len(found) and dist.is_nccl_available()
+    return ("nccl", device) if apart else ("gloo", "cpu")
+
+
+def _summed(parameters: Iterable[Parameter], value: Tensor, on: str) -> Tensor:
     """One message per step, in double precision: the order of ranks then leaves no trace in single precision."""
     found = list(parameters)
     # a rank without a structure in this minibatch has no gradients
     own = [torch.zeros_like(p) if p.grad is None else p.grad for p in found]
-    flat = torch.cat([torch.tensor([value], dtype=torch.float64), *(g.reshape(-1).to(torch.float64) for g in own)])
+    flat = torch.cat([value.reshape(1), *(g.reshape(-1).to(torch.float64) for g in own)]).to(on)
     dist.all_reduce(flat)
+    flat = flat.to(value.device)
     for parameter, total in zip(found, torch.split(flat[1:], [g.numel() for g in own]), strict=True):
         parameter.grad = total.view_as(parameter).to(parameter.dtype)
-    return float(flat[0])
+    return flat[0]
 
 
 def _store(ranks: Ranks) -> TCPStore:

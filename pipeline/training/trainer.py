@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.potentials.geometry import differentiate_fixed
+from pipeline.potentials.geometry import swept
 from pipeline.potentials.gmnn import GMNN
+from pipeline.potentials.sweeps import Sweeps
 from pipeline.settings.training import LearningRates, TrainingSettings
 from pipeline.training.dataset import LabelSet
 from pipeline.training.distributed import SumGradients, nothing_to_add
-from pipeline.training.loss import loss
+from pipeline.training.loss import loss_gradient
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +91,10 @@ class Trainer:
     ) -> None:
         self._potential, self._train, self._validation = potential, train, validation
         self._settings, self._seed, self._report = settings, seed, report
-        self._sum_gradients, self._ranks = sum_gradients, train.ranks
-        potential.load_state_dict(self._ranks.broadcast(potential.state_dict()))  # nodes may round differently
+        self._sum_gradients, self._ranks, self._sweeps = sum_gradients, train.ranks, Sweeps(potential)
+        if self._ranks.size > 1:  # nodes may round differently
+            own = {name: tensor.cpu() for name, tensor in potential.state_dict().items()}
+            potential.load_state_dict(self._ranks.broadcast(own))
         self._history: list[Row] = []
         self._best: State = _copy(potential.state_dict())
         self._best_score = math.inf
@@ -138,23 +141,19 @@ class Trainer:
     ) -> tuple[float, int]:
         """One pass over the training set: mean loss per atom, and optimiser steps made so far."""
         order = generator.permutation(len(self._train))
-        total = 0.0
+        # the loss is added up where it is computed, and read once: the processor may run ahead of a GPU
+        total = torch.zeros((), dtype=torch.float64, device=self._train.device)
         for chosen in np.array_split(order, math.ceil(len(order) / self._settings.batch)):
             for group in optimiser.param_groups:
                 group["lr"] = group["initial"] * (1.0 - done / steps)
             optimiser.zero_grad()
-            minibatch, own = self._train.minibatch(chosen), 0.0
+            minibatch, own = self._train.minibatch(chosen), torch.zeros_like(total)
             if minibatch is not None:
-                derivatives = differentiate_fixed(
-                    self._potential, minibatch.geometry, virial=self._train.has_virials, create_graph=True
-                )
-                value = loss(derivatives, minibatch.targets, self._settings.loss)
-                value.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
-                own = float(value.detach())
+                own = loss_gradient(self._sweeps, minibatch, self._settings.loss, virial=self._train.has_virials)
             total += self._sum_gradients(self._potential.parameters(), own)
             optimiser.step()
             done += 1
-        return total / self._train.n_atoms, done
+        return float(total) / self._train.n_atoms, done
 
     def _validate(self, epoch: int, value: float) -> float:
         """Score the weights and keep them when they are the best so far; without validation labels the newest are."""
@@ -177,19 +176,18 @@ class Trainer:
 
 def mean_absolute_errors(potential: GMNN, labels: LabelSet) -> tuple[float, float, float]:
     """(energy MAE in eV/atom, force MAE in eV/Å, published score MAE_E + MAE_F with the energy MAE in eV)."""
-    energy, per_atom, force = 0.0, 0.0, 0.0
+    sweeps, errors = Sweeps(potential), torch.zeros(3, dtype=torch.float64, device=labels.device)
     together = EVALUATION_BATCH * labels.ranks.size
     for first in range(0, len(labels), together):
         minibatch = labels.minibatch(np.arange(first, min(first + together, len(labels))))
         if minibatch is None:
             continue
-        derivatives = differentiate_fixed(potential, minibatch.geometry)
-        error = (derivatives.energies - minibatch.targets.energies).detach().abs()
-        energy += float(error.sum())
-        per_atom += float((error / minibatch.geometry.batch.n_atoms).sum())
-        force += float((derivatives.forces - minibatch.targets.forces).detach().abs().sum())
-    energy, per_atom, force = labels.ranks.sum(np.array([energy, per_atom, force])).tolist()
-    force_mae = force / (3 * labels.n_atoms)
+        found, _ = swept(sweeps, minibatch.geometry, virial=False)
+        error = (found.energies - minibatch.targets.energies).abs()
+        force = (found.forces - minibatch.targets.forces).abs().sum()
+        errors += torch.stack([error.sum(), (error / minibatch.geometry.n_atoms).sum(), force])
+    energy, per_atom, force_sum = labels.ranks.sum(errors.cpu().numpy()).tolist()
+    force_mae = force_sum / (3 * labels.n_atoms)
     return per_atom / len(labels), force_mae, energy / len(labels) + force_mae
 
 

@@ -17,6 +17,7 @@ from pipeline.potentials import load
 from pipeline.potentials.base import differentiate
 from pipeline.potentials.geometry import differentiate_fixed
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
+from pipeline.potentials.sweeps import Sweeps
 from pipeline.records import Label, ModelRef, Split, Status, TrainTask
 from pipeline.settings.potential import GMNNSettings
 from pipeline.settings.training import LearningRates, LossSettings, TrainingSettings
@@ -25,7 +26,7 @@ from pipeline.shards import write_labels
 from pipeline.train import run_train
 from pipeline.training.dataset import LabelSet
 from pipeline.training.energy_scale import composition_offsets, energy_unit
-from pipeline.training.loss import loss
+from pipeline.training.loss import loss, loss_gradient
 from pipeline.training.scoring import score
 from pipeline.training.trainer import Outcome, Schedule, Trainer
 
@@ -96,20 +97,35 @@ def test_minibatches_give_the_energies_forces_and_virials_of_the_general_path():
         np.testing.assert_array_equal(minibatch.targets.forces, np.concatenate([labels[k].forces for k in chosen]))
 
 
-def test_weight_gradients_of_the_loss_are_those_of_the_general_path():
+@pytest.mark.parametrize("hidden", [(24, 24), (16,), (12, 8, 6)])
+def test_weight_gradients_of_the_loss_are_those_of_automatic_differentiation(hidden):
     labels = mixed_labels()
-    potential = potential_for(labels, dtype=torch.float64)
+    settings = POTENTIAL.model_copy(update={"hidden": hidden})
+    potential = potential_for(labels, dtype=torch.float64, settings=settings)
     minibatch = LabelSet(labels, potential).minibatch(np.arange(len(labels)))
     batch = make_batch([label.frame for label in labels], potential.cutoff_A)
-    gradients = []
-    for derivatives in (
-        differentiate_fixed(potential, minibatch.geometry, virial=True, create_graph=True),
-        differentiate(potential, batch, virial=True, create_graph=True),
-    ):
-        value = loss(derivatives, minibatch.targets, LossSettings())
-        gradients.append(torch.autograd.grad(value, list(potential.parameters())))
-    for fixed, general in zip(*gradients, strict=True):
-        torch.testing.assert_close(fixed, general, rtol=1e-7, atol=1e-9)
+    general = loss(differentiate(potential, batch, virial=True, create_graph=True), minibatch.targets, LossSettings())
+    expected = torch.autograd.grad(general, list(potential.parameters()))
+    value = loss_gradient(Sweeps(potential), minibatch, LossSettings(), virial=True)
+    assert float(value) == pytest.approx(float(general.detach()), rel=1e-12)
+    for (name, parameter), gradient in zip(potential.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(
+            parameter.grad, gradient, rtol=1e-9, atol=1e-11, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def test_a_step_of_training_asks_its_device_for_nothing():
+    """On the meta device, which has no numbers, anything that would wait for one raises."""
+    labels = mixed_labels()
+    potential = potential_for(labels)
+    sets = LabelSet(labels, potential, device="meta")
+    potential.to("meta")
+    sweeps = Sweeps(potential)
+    value = loss_gradient(sweeps, sets.minibatch(np.array([5, 0, 7])), LossSettings(), virial=True)
+    assert value.device.type == "meta"
+    for parameter in potential.parameters():
+        assert parameter.grad.device.type == "meta"
+        assert parameter.grad.shape == parameter.shape
 
 
 def test_loss_is_the_published_sum_of_squares():
