@@ -71,7 +71,7 @@ class BiasSettings(Settings):
         5,
         le=20,
         description="with a barostat: MD steps between those that give the stress its own strength τ_stress (r-RESPA); in "
-        "between it carries that of the force, at no cost; n time steps must be short against the fastest vibration",
+        "between it carries that of the force, at no cost; n time steps must be short against any vibration, also the cell's",
     )
 
     @property
