@@ -29,8 +29,8 @@ _ATOMS, _CELL = 0, 1
 
 BLOCK_STEPS = 32
 """Steps drawn together where the batch is small: the number of operations is what costs then."""
-_BLOCK_NUMBERS = 2**18
-"""Atoms times steps drawn together at most, unless an interval asks for more: a block that waits takes memory."""
+BLOCK_DRAWS = 2**20
+"""Atoms times steps drawn together at most: 8 MB for each word."""
 
 
 def philox(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
@@ -97,15 +97,14 @@ class Noise:
         self._first = self._end = 0
         self._block: Tensor | None = None
 
-    def at(self, step: int, ahead: int = 1) -> tuple[Tensor, Tensor | None]:
+    def at(self, step: int) -> tuple[Tensor, Tensor | None]:
         """(A, 3) numbers of the atoms and (B, 3, 3) of the cells for one step.
 
         Args:
             step: steps made since the ages that the object was made with.
-            ahead: steps that will be asked for next: drawn together.
         """
         if self._block is None or not self._first <= step < self._end:
-            count = max(ahead, min(BLOCK_STEPS, _BLOCK_NUMBERS // max(1, self._atoms)))
+            count = max(1, min(BLOCK_STEPS, BLOCK_DRAWS // max(1, self._atoms)))
             self._block, self._first, self._end = self._draw(step, count), step, step + count
         row = self._block[step - self._first]
         return row[: self._atoms], row[self._atoms :].view(self._walkers, 3, 3) if self._cell else None

@@ -123,17 +123,16 @@ class Propagator:
         self.phase, self.clock, self.strength = mark.phase, mark.clock, copy.copy(mark.strength)
         self._move(mark.phase)
 
-    def step(self, *, ahead: int = 1, uncertainty: bool = False, follow: bool = False) -> Evaluated:
+    def step(self, *, uncertainty: bool = False, follow: bool = False) -> Evaluated:
         """One step of all walkers, without a transfer to the host unless rows are followed.
 
         A walker one of whose atoms leaps, or becomes no number, is put back, and stands still until it is looked at.
 
         Args:
-            ahead: steps that will be made next: their random numbers are drawn together.
             uncertainty: also what the model does not know here.
             follow: build the rows anew of every walker that needs it; else that is left to who calls.
         """
-        phase, settings = self._drifted(ahead), self._settings
+        phase, settings = self._drifted(), self._settings
         self.clock += 1
         if not isinstance(settings.bias.schedule, ConstantTau):
             phase = replace(phase, tau=tau_at(settings.bias, tau=phase.tau, ages=phase.ages, progress=None))
@@ -205,10 +204,10 @@ class Propagator:
     def _move(self, phase: Phase) -> Batch:
         return self.moving.move(phase.positions, self._cells(phase))
 
-    def _drifted(self, ahead: int) -> Phase:
+    def _drifted(self) -> Phase:
         """All of a step up to the next forces: who leaps stays."""
         phase, batch = self.phase, self.moving.batch
-        xi, cell_xi = self._noise.at(self.clock - self._noise_from, ahead)
+        xi, cell_xi = self._noise.at(self.clock - self._noise_from)
         cells, rates = phase.cells, phase.strain_rates
         if self._barostat is None:
             positions, velocities = self._langevin.first_half(phase.positions, phase.velocities, phase.forces, xi)

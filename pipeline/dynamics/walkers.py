@@ -149,8 +149,8 @@ class WalkerBatch:
         """Make so many steps; whether any rows were used up on the way (never where they are followed), and the report."""
         due = count == self._until_due()
         walk, worn, evaluated = self._walk, None, None
-        for ahead in range(count, 0, -1):
-            evaluated = walk.step(ahead=ahead, uncertainty=due and ahead == 1, follow=follow)
+        for left in reversed(range(count)):
+            evaluated = walk.step(uncertainty=due and left == 0, follow=follow)
             if not follow:
                 wear = walk.moving.wear()
                 worn = wear if worn is None else torch.maximum(worn, wear)

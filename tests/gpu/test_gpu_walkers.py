@@ -61,8 +61,8 @@ def test_an_interval_never_waits_for_the_gpu():
         batch.run(11)
         walk = batch._walk
         with no_waiting():
-            for ahead in (4, 3, 2, 1):
-                walk.step(ahead=ahead, uncertainty=ahead == 1)
+            for last in (False, False, False, True):
+                walk.step(uncertainty=last)
                 walk.moving.wear()
         assert walk.clock == 15, kind
 

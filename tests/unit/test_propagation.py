@@ -136,8 +136,8 @@ def test_the_steps_of_an_interval_never_wait_for_the_device(single, kind):
     file.seek(0)
     walk = torch.load(file, map_location="meta", weights_only=False)
     assert walk.phase.positions.device.type == "meta"
-    for ahead in (4, 3, 2, 1):
-        evaluated = walk.step(ahead=ahead, uncertainty=ahead == 1)
+    for last in (False, False, False, True):
+        evaluated = walk.step(uncertainty=last)
         assert walk.moving.wear().shape == (len(walk.sizes),)
     assert walk.clock == 15
     checks = replace(batch._checks, cells=None if batch._checks.cells is None else batch._checks.cells.to("meta"))
