@@ -21,12 +21,9 @@ from pipeline.neighbors import (
     NeighborTable,
     blank_table,
     joined,
-    neighbor_rows,
     neighbor_table,
     translations,
 )
-
-__all__ = ["Batch", "NeighborRows", "bare_batch", "batch_from_rows", "make_batch", "neighbor_rows"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pipeline.frames import Frame, IntArray
 from pipeline.neighbors import NeighborTable, lattice_inverse, neighbor_table
 
 WIDTH_STEP = 8
-"""Away from the CPU rows are as wide as a multiple of this: shapes change rarely."""
+"""Where torch builds them, and away from the CPU, rows are as wide as a multiple of this: shapes change rarely."""
 
 
 class MovingBatch:
@@ -52,9 +52,10 @@ class MovingBatch:
         anchors: Sequence[Frame] | None = None,
         by_torch: bool | None = None,
     ) -> None:
+        on_cpu = torch.device(device).type == "cpu"
         self._cutoff, self._skin, self._by_torch = cutoff_A, skin_A, by_torch
         self._reach = cutoff_A + skin_A
-        self._width_step = 1 if torch.device(device).type == "cpu" else WIDTH_STEP
+        self._width_step = WIDTH_STEP if by_torch or not on_cpu else 1
         anchors = frames if anchors is None else anchors
         anchored = bare_batch(anchors, builder_device(device))
         table = self._found(anchored)

@@ -163,16 +163,17 @@ def test_a_batch_taken_up_at_its_anchors_is_the_one_that_went_on_to_the_last_bit
     assert walking.rebuilds > 0
     here = placed(frames, walking.batch.positions, walking.batch.cells)
     anchors = placed(frames, walking.anchors, walking.anchor_cells)
-    taken_up = follower(here, anchors=anchors)  # by the other builder, for one of the two
+    taken_up = follower(here, anchors=anchors, by_torch=by_torch)
     assert equal(taken_up.batch, walking.batch)
     assert torch.equal(taken_up.anchors, walking.anchors)
     assert torch.equal(taken_up.wear(), walking.wear())
 
 
-@pytest.mark.parametrize("newcomer", [ethanol(5), water(5), crystal(5)], ids=["equal", "smaller", "larger"])
-def test_a_replaced_structure_leaves_the_rows_of_the_others_and_gives_the_batch_made_anew(newcomer):
-    frames = zoo()
-    walking = follower(frames)
+@pytest.mark.parametrize("by_torch", [False, True])
+@pytest.mark.parametrize("newcomer", [ethanol(5), water(5), crystal(5)], ids=["as large", "smaller", "a crystal"])
+def test_a_replaced_structure_leaves_the_rows_of_the_others_and_gives_the_batch_made_anew(newcomer, by_torch):
+    frames, larger = zoo(), ethanol(8)  # than the water molecule whose place it takes
+    walking = follower(frames, by_torch=by_torch)
     wander = Wander(walking.batch, strain=0.005)
     for _ in range(5):
         walking.follow(*wander.next())
@@ -182,10 +183,11 @@ def test_a_replaced_structure_leaves_the_rows_of_the_others_and_gives_the_batch_
     where = placed(
         [newcomer], torch.from_numpy(newcomer.positions + 0.01), torch.from_numpy(newcomer.cell[None] * 1.01)
     )
-    walking.replace({0: (where[0], newcomer), 2: (frames_now[2], frames_now[2])})
+    walking.replace({0: (where[0], newcomer), 2: (larger, larger)})
     expected = follower(
-        [where[0], frames_now[1], frames_now[2], frames_now[3]],
-        anchors=[newcomer, anchors[1], frames_now[2], anchors[3]],
+        [where[0], frames_now[1], larger, frames_now[3]],
+        anchors=[newcomer, anchors[1], larger, anchors[3]],
+        by_torch=by_torch,
     )
     assert equal(walking.batch, expected.batch)
     assert torch.equal(walking.anchors, expected.anchors)
@@ -222,6 +224,7 @@ def test_moving_and_looking_at_the_wear_never_asks_the_device_for_a_number():
 
 
 def test_away_from_the_cpu_the_width_of_rows_seldom_changes():
-    here, there = follower(zoo()), follower(zoo(), device="meta")
-    assert there.batch.neighbors.shape[1] % 8 == 0
-    assert 0 <= there.batch.neighbors.shape[1] - here.batch.neighbors.shape[1] < 8
+    width = follower(zoo()).batch.neighbors.shape[1]
+    for there in (follower(zoo(), device="meta"), follower(zoo(), by_torch=True)):
+        assert there.batch.neighbors.shape[1] % 8 == 0
+        assert 0 <= there.batch.neighbors.shape[1] - width < 8
