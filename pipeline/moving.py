@@ -72,7 +72,8 @@ class MovingBatch:
     def move(self, positions: Tensor, cells: Tensor | None = None) -> Batch:
         """The same rows with atoms at ``positions`` (A, 3) and in ``cells`` (B, 3, 3), by default those of the last move.
 
-        Never builds rows and never waits for the device; :meth:`wear` tells whether the rows still hold.
+        Never builds rows and never waits for the device; :meth:`wear` tells whether the rows still hold. The tensors are kept:
+        whoever hands them in must not write into them afterwards.
         """
         if cells is not None and cells is not self.batch.cells:
             self.batch = self.batch.with_geometry(positions, cells)
@@ -122,6 +123,8 @@ class MovingBatch:
     def rebuild(self, which: Sequence[int]) -> None:
         """Build the rows of these structures anew where they are now; those of the others stay as they are."""
         batch, chosen = self.batch, np.unique(np.asarray(which, dtype=np.int64))
+        if len(chosen) == 0:
+            return
         atoms, structures = self._tensor(self._atoms(chosen)), self._tensor(chosen)
         positions = batch.positions.detach().index_select(0, atoms)
         cells = batch.cells.detach().index_select(0, structures)
@@ -145,6 +148,8 @@ class MovingBatch:
     def replace(self, changes: Mapping[int, tuple[Frame, Frame]]) -> None:
         """Put other structures into slots: each where it is now, and where its rows are to be built; sizes may differ."""
         batch, chosen = self.batch, np.array(sorted(changes), dtype=np.int64)
+        if len(chosen) == 0:
+            return
         frames, anchors = zip(*(changes[k] for k in chosen.tolist()), strict=True)
         fresh, anchored = bare_batch(frames, batch.device), bare_batch(anchors, builder_device(batch.device))
         found = self._found(anchored)

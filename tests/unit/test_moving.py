@@ -212,6 +212,15 @@ def test_what_was_handed_out_does_not_change_when_rows_are_rebuilt_or_replaced()
     assert torch.equal(anchors, was)
 
 
+def test_to_rebuild_or_replace_nothing_changes_nothing():
+    walking = follower(zoo())
+    before = walking.batch
+    walking.rebuild([])
+    walking.replace({})
+    assert walking.batch is before
+    assert walking.rebuilds == 0
+
+
 def test_moving_and_looking_at_the_wear_never_asks_the_device_for_a_number():
     for frames in (zoo(), [water(0), water(1)]):
         walking = follower(frames, device="meta")
