@@ -25,7 +25,7 @@ from ase.build import bulk
 from ase.calculators.lj import LennardJones as AseLennardJones
 from ase.md.langevinbaoab import LangevinBAOAB
 from provenance import provenance
-from walk import OPEN, TAU, model_for, rattled, structures
+from walk import OPEN, TAU, TEMPLATES, model_for, rattled, structures
 
 from pipeline.dynamics.slots import Nursery
 from pipeline.dynamics.walkers import WalkerBatch
@@ -80,7 +80,10 @@ KINDS = (
 
 def frames_of(system: str) -> list[Frame]:
     """Rattled structures of a template or a file, or of a crystal that needs neither."""
-    return rattled(bulk("Cu", cubic=True) * (2, 2, 2), 32) if system == "copper" else structures(system)
+    if system == "copper":
+        return rattled(bulk("Cu", cubic=True) * (2, 2, 2), 32)
+    files = sorted((TEMPLATES / system).glob("*.extxyz"))
+    return structures(str(files[0]) if files else system)
 
 
 def walkers_of(kind: Kind, model: Model, frames: list[Frame], batch: int) -> WalkerBatch:
