@@ -36,7 +36,8 @@ class Barostat:
     """Coefficients of one time step at constant pressure.
 
     The mass of the volume is W = (3N + 3) k_B T τ_b² (Martyna et al.), that of an element of the strain rate W_g = W / 3: the
-    volume answers with the same relaxation time τ_b whatever the kind.
+    volume answers with the same relaxation time τ_b whatever the kind. τ_b is that of a gas: the volume of a solid of bulk
+    modulus B oscillates faster, with a period of 2π τ_b √((N + 1) k_B T / (3 B V)), which a time step must resolve.
 
     Attributes:
         kind: isotropic: ν is a multiple of 1. anisotropic: ν is diagonal; a cell whose vectors lie along x, y and z keeps its
