@@ -18,17 +18,22 @@ from pipeline.errors import DiskFullError, PipelineError
 from pipeline.frames import FloatArray, Frame, IntArray
 from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import Model, load
-from pipeline.ranks import ALONE, Ranks
+from pipeline.ranks import ALONE, Ranks, device_of
 from pipeline.records import Candidate, Remark, SelectResult, SelectTask, Status, Stopwatch
 from pipeline.selection.dedupe import duplicates
 from pipeline.selection.methods import pick
 from pipeline.selection.pool import read_pool
+from pipeline.selection.rows import Features
 from pipeline.selection.spread import BLOCK, Spread
 from pipeline.shards import listed, read_labels, write_candidates
 from pipeline.together import run_together
 
 NEEDS_KNOWN = ("maxdist", "lcmd")
 """Methods that measure distances from the labelled structures."""
+SINGLE_ABOVE_BYTES = 2**32
+"""Features of all candidates that would take more in double precision are kept in single precision."""
+ATOM_BYTES = 2**18
+"""Of GPU memory for an atom whose energy, forces and features are computed, ample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ def select(task: SelectTask, node: Node, ranks: Ranks, tell: Callable[[Remark], 
     """
     watch = Stopwatch()
     dropped: Counter[str] = Counter()
-    model = load(node.model_file(task.model.file, tell), task.model.file.sha256)
+    model = load(node.model_file(task.model.file, tell), task.model.file.sha256).to(device_of(node.device, ranks))
     picks = _picks(task, model, dropped, ranks)
     output, file = Path(task.output), None
     if ranks.first:
@@ -106,7 +111,8 @@ def _picks(task: SelectTask, model: Model, dropped: Counter[str], ranks: Ranks) 
         spread=spread,
     )
     fresh = np.flatnonzero(~same)
-    scored = [rescore(model, [pool[k] for k in block]) for block in _blocks(fresh, spread)]
+    together = _together(model.device, max((len(candidate.frame) for candidate in pool), default=1))
+    scored = [rescore(model, [pool[k] for k in block]) for block in _blocks(fresh, spread, together)]
     newest = dict(zip(fresh.tolist(), itertools.chain.from_iterable(part.candidates for part in scored), strict=True))
     largest = np.concatenate([np.zeros(0), *(part.largest_force for part in scored)])
     good = np.isfinite(largest)
@@ -116,9 +122,13 @@ def _picks(task: SelectTask, model: Model, dropped: Counter[str], ranks: Ranks) 
     kept = spread.kept(fresh[gentle])
     if kept.count == 0:
         return []
-    features = _features(model, ([newest[k].frame for k in block] for block in _blocks(fresh[gentle], spread)))
-    reference = _features(model, known if task.settings.kind in NEEDS_KNOWN else [])
-    chosen = pick(task.settings, features, reference, kept, count=task.count, seed=task.seed)
+    groups = ([newest[k].frame for k in block] for block in _blocks(fresh[gentle], spread, together))
+    double = kept.count * model.first.feature_dimension * 8 <= SINGLE_ABOVE_BYTES
+    features = _features(model, groups, len(kept.items), double, BLOCK * together)
+    wanted = known if task.settings.kind in NEEDS_KNOWN else []
+    reference = _features(model, wanted, sum(map(len, wanted)), double, BLOCK * together)
+    device = str(model.device)
+    chosen = pick(task.settings, features, reference, kept, count=task.count, seed=task.seed, device=device)
     here = dict(zip(kept.items.tolist(), fresh[gentle].tolist(), strict=True))
     found = [(item, newest[here[item]]) for item in chosen if item in here]
     picked = dict(itertools.chain.from_iterable(ranks.gather(found)))
@@ -133,23 +143,37 @@ def _known(task: SelectTask, ranks: Ranks) -> list[list[Frame]]:
     return [*known, list(task.in_flight)] if ranks.rank == ranks.size - 1 else known
 
 
-def _blocks(places: IntArray, spread: Spread) -> list[IntArray]:
-    """Places on this rank, those of one block together."""
-    edges = np.flatnonzero(np.diff(spread.items[places] // BLOCK)) + 1
+def _together(device: torch.device, largest: int) -> int:
+    """Blocks of structures of at most ``largest`` atoms that are computed at a time: a GPU is kept busy by many."""
+    if device.type != "cuda":
+        return 1
+    return max(1, int(torch.cuda.mem_get_info(device)[0]) // (2 * ATOM_BYTES * largest * BLOCK))
+
+
+def _blocks(places: IntArray, spread: Spread, together: int) -> list[IntArray]:
+    """Places on this rank, those of ``together`` consecutive blocks together."""
+    edges = np.flatnonzero(np.diff(spread.items[places] // (BLOCK * together))) + 1
     return np.split(places, edges) if len(places) else []
 
 
-def _features(model: Model, groups: Iterable[Sequence[Frame]]) -> FloatArray:
-    """(n, P) kernel features of structures, group by group."""
-    none = np.zeros((0, model.first.feature_dimension))
-    return np.concatenate([none, *(model.kernel_features(group) for group in groups if group)])
+def _features(model: Model, groups: Iterable[Sequence[Frame]], count: int, double: bool, batch: int) -> Features:
+    """(n, P) kernel features of ``count`` structures, group by group and in batches."""
+    shape = (count, model.first.feature_dimension)
+    features: Features = np.empty(shape, dtype=np.float64) if double else np.empty(shape, dtype=np.float32)
+    done = 0
+    for group in groups:
+        if group:
+            features[done : done + len(group)] = model.kernel_features(group, batch_size=batch)
+            done += len(group)
+    return features
 
 
 def rescore(model: Model, candidates: Sequence[Candidate]) -> Scored:
     """Candidates with the uncertainties a model gives them; an infinite force where it has no finite answer."""
     if not candidates:
         return Scored([], np.zeros(0))
-    result = model.evaluate([candidate.frame for candidate in candidates])
+    frames = [candidate.frame for candidate in candidates]
+    result = model.evaluate(frames, batch_size=len(frames))
     assert result.total_uncertainty is not None
     assert result.atomic_uncertainty is not None
     ends = np.cumsum([len(candidate.frame) for candidate in candidates])[:-1]

@@ -1,13 +1,20 @@
 """The method a campaign asks for, applied."""
 
-from pipeline.frames import FloatArray
 from pipeline.selection.kernel import at_random, lcmd, maxdet, maxdiag, maxdist
+from pipeline.selection.rows import Features
 from pipeline.selection.spread import Spread
 from pipeline.settings.selection import SelectionSettings
 
 
 def pick(
-    settings: SelectionSettings, features: FloatArray, known: FloatArray, spread: Spread, *, count: int, seed: int
+    settings: SelectionSettings,
+    features: Features,
+    known: Features,
+    spread: Spread,
+    *,
+    count: int,
+    seed: int,
+    device: str = "cpu",
 ) -> list[int]:
     """Numbers of the picked candidates, best first; the same on every rank.
 
@@ -18,15 +25,16 @@ def pick(
         spread: which candidates are on this rank.
         count: how many to pick; fewer when there are fewer candidates.
         seed: of random picks.
+        device: what computes.
     """
     match settings.kind:
         case "maxdet":
-            return maxdet(features, count, spread)
+            return maxdet(features, count, spread, device)
         case "maxdist":
-            return maxdist(features, known, count, spread)
+            return maxdist(features, known, count, spread, device)
         case "lcmd":
-            return lcmd(features, known, count, spread)
+            return lcmd(features, known, count, spread, device)
         case "maxdiag":
-            return maxdiag(features, count, spread)
+            return maxdiag(features, count, spread, device)
         case "random":
             return at_random(spread.count, count, seed)

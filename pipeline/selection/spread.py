@@ -1,12 +1,12 @@
 """Items in an order, shared by ranks: which of them are here, and what all ranks must know of one."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from pipeline.frames import FloatArray, IntArray
+from pipeline.frames import IntArray
 from pipeline.ranks import ALONE, Ranks
 
 BLOCK = 64
@@ -59,29 +59,31 @@ class Spread:
         at = int(np.searchsorted(self.items, item))
         return at if at < len(self.items) and self.items[at] == item else None
 
-    def best(self, values: FloatArray) -> Best:
+    def best(self, values: Tensor) -> Best:
         """The item of largest value; on ties the lower one. There must be an item.
 
         Args:
             values: (n,) of the items of this rank.
         """
-        own = (-np.inf, -self.count, self.ranks.rank)
-        if len(values):
-            at = int(np.argmax(values))
-            own = (float(values[at]), -int(self.items[at]), self.ranks.rank)
-        value, item, owner = max(self.ranks.gather(own))
-        return Best(-item, value, owner)
+        if len(values) == 0:
+            return self.best_of(-np.inf, 0)
+        value, at = torch.max(values, dim=0)
+        return self.best_of(float(value), int(at))
 
-    def told(self, best: Best, *columns: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        """What stands in columns for an item, on every rank.
+    def best_of(self, value: float, place: int) -> Best:
+        """The same, where each rank knows the place and the value of the best of its own items.
 
         Args:
-            best: the item.
-            columns: (n, …) of the items of this rank.
+            value: the largest of this rank; −inf without items.
+            place: where the first item of that value stands.
         """
-        at = self.place(best.item)
-        own = [np.zeros(0)] if at is None else [np.array(column[at]) for column in columns]
-        return self.ranks.broadcast(own, best.owner)
+        own = (value, -int(self.items[place]) if len(self.items) else -self.count, self.ranks.rank)
+        most, item, owner = max(self.ranks.gather(own))
+        return Best(-item, most, owner)
+
+    def owner(self, item: int) -> int:
+        """The rank that holds an item."""
+        return next(rank for rank, here in enumerate(self.ranks.gather(self.place(item) is not None)) if here)
 
 
 def owner_of(items: IntArray, ranks: Ranks) -> IntArray:

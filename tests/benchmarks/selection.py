@@ -1,6 +1,7 @@
 """Cost of selection: kernel methods on random features, duplicates of 22-atom structures, and the select task's steps.
 
-python tests/benchmarks/selection.py [--smoke] [--ranks 2]; the last line is one JSON object.
+python tests/benchmarks/selection.py [--smoke] [--ranks 2] [--device cuda] [--candidates 1000000 --features 64 --picks 1000
+--methods maxdet maxdist]; the last line is one JSON object.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,44 +28,76 @@ from pipeline.selection.kernel import lcmd, maxdet, maxdiag, maxdist
 from pipeline.selection.screening import unphysical
 from pipeline.selection.spread import BLOCK, Spread
 
+METHODS = ("maxdiag", "maxdet", "maxdist", "lcmd")
 TEMPLATE = Path(__file__).parents[2] / "apps" / "templates" / "alanine-dipeptide" / "alanine-dipeptide.extxyz"
 
 
-def best_of(repeats: int, work: Callable[[], Any]) -> float:
-    """Shortest of several times, seconds."""
-    seconds = []
+def best_of(repeats: int, work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Shortest of several times, seconds by the clock and of the processor, and what came out."""
+    clock, processor, found = [], [], None
     for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+        started, busy = time.perf_counter(), time.process_time()
+        found = work()
+        clock.append(time.perf_counter() - started)
+        processor.append(time.process_time() - busy)
+    return min(clock), min(processor), found
 
 
 def own_rows(spread: Spread, p: int) -> FloatArray:
     """(n, p) features of the candidates of this rank: those of a candidate do not depend on how many ranks there are."""
     numbers = np.unique(spread.items // BLOCK)
-    rows = [np.random.default_rng([0, k]).normal(size=(min(BLOCK, spread.count - k * BLOCK), p)) for k in numbers]
-    return np.concatenate([np.zeros((0, p)), *rows])
+    rows, done = np.empty((len(spread.items), p)), 0
+    for k in numbers:
+        block = np.random.default_rng([0, k]).normal(size=(min(BLOCK, spread.count - k * BLOCK), p))
+        rows[done : done + len(block)] = block
+        done += len(block)
+    return rows
 
 
-def time_kernels(n: int, m: int, p: int, picks: int, repeats: int, ranks: Ranks = ALONE) -> dict[str, Any]:
-    """Seconds per method for n candidates, m labels, p features, the first picks of each, and the memory it took."""
-    spread = Spread.dealt(ranks, n)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pool = own_rows(spread, p)
-    train = np.random.default_rng([1, 0]).normal(size=(m, p))[ranks.mine(np.arange(m))]
-    methods: dict[str, Callable[[], list[int]]] = {
-        "maxdiag": lambda: maxdiag(pool, picks, spread),
-        "maxdet": lambda: maxdet(pool, picks, spread),
-        "maxdist": lambda: maxdist(pool, train, picks, spread),
-        "lcmd": lambda: lcmd(pool, train, picks, spread),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """n candidates, m labels, p features, how many picks by which methods, what computes, and how often each is timed."""
+
+    n: int
+    m: int
+    p: int
+    picks: int
+    methods: tuple[str, ...] = METHODS
+    device: str = "cpu"
+    precision: str = "float64"
+    repeats: int = 3
+
+
+def time_kernels(case: Case, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """Seconds per method, the memory it took beyond the features, and the picks."""
+    spread = Spread.dealt(ranks, case.n)
+    pool = own_rows(spread, case.p).astype(case.precision, copy=False)
+    train = np.random.default_rng([1, 0]).normal(size=(case.m, case.p))[ranks.mine(np.arange(case.m))]
+    train = train.astype(case.precision, copy=False)
+    before, features = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, pool.nbytes / 2**20
+    work: dict[str, Callable[[], list[int]]] = {
+        "maxdiag": lambda: maxdiag(pool, case.picks, spread, case.device),
+        "maxdet": lambda: maxdet(pool, case.picks, spread, case.device),
+        "maxdist": lambda: maxdist(pool, train, case.picks, spread, case.device),
+        "lcmd": lambda: lcmd(pool, train, case.picks, spread, case.device),
     }
-    seconds = {name: best_of(repeats, work) for name, work in methods.items()}
+    seconds: dict[str, float] = {}
+    processor: dict[str, float] = {}
+    picks: dict[str, list[int]] = {}
+    for name in case.methods:
+        seconds[name], processor[name], picks[name] = best_of(case.repeats, work[name])
     memory = max(ranks.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)) / 1024
-    return {"seconds": seconds, "memory_MB": memory, "picks": {name: work() for name, work in methods.items()}}
+    return {
+        "seconds": seconds,
+        "processor_s": processor,
+        "features_MB": features,
+        "memory_MB": memory,
+        "gpu_memory_MB": torch.cuda.max_memory_allocated() / 2**20 if case.device.startswith("cuda") else 0.0,
+        "picks": picks,
+    }
 
 
-def on_ranks(size: dict[str, int], repeats: int, ranks: int) -> dict[str, Any]:
+def on_ranks(case: Case, ranks: int) -> dict[str, Any]:
     """:func:`time_kernels` by several ranks."""
     command = ["mpirun", "-n", str(ranks), "--bind-to", "none", "--oversubscribe", sys.executable, "-m", "mpi4py"]
     openmpi = {
@@ -72,7 +106,7 @@ def on_ranks(size: dict[str, int], repeats: int, ranks: int) -> dict[str, Any]:
         "OMPI_MCA_mpi_yield_when_idle": "1",
     }
     done = subprocess.run(
-        [*command, __file__, "--rank", json.dumps({**size, "repeats": repeats})],
+        [*command, __file__, "--rank", json.dumps(asdict(case))],
         env={**os.environ, "OMP_NUM_THREADS": "1", **openmpi},
         stdout=subprocess.PIPE,
         text=True,
@@ -83,14 +117,14 @@ def on_ranks(size: dict[str, int], repeats: int, ranks: int) -> dict[str, Any]:
     return found
 
 
-def one_rank(size: dict[str, int]) -> None:
+def one_rank(case: Case) -> None:
     """What each rank does."""
     from mpi4py import MPI
 
     from pipeline.ranks import MPIRanks
 
     ranks = MPIRanks(MPI.COMM_WORLD)
-    found = time_kernels(**size, ranks=ranks)
+    found = time_kernels(case, ranks)
     if ranks.first:
         print(json.dumps(found))
 
@@ -110,43 +144,63 @@ def time_structures(n: int, m: int, repeats: int) -> dict[str, float]:
         for _ in range(n + m)
     ]
     return {
-        "screening": best_of(repeats, lambda: [unphysical(frame) for frame in frames[:n]]),
-        "duplicates": best_of(repeats, lambda: duplicates(frames[:n], frames[n:], tolerance_A=0.02)),
+        "screening": best_of(repeats, lambda: [unphysical(frame) for frame in frames[:n]])[0],
+        "duplicates": best_of(repeats, lambda: duplicates(frames[:n], frames[n:], tolerance_A=0.02))[0],
     }
+
+
+def arguments() -> argparse.Namespace:
+    """What is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="small and quick, for CI")
+    parser.add_argument("--ranks", type=int, default=1, help="MPI ranks that share twice as many candidates")
+    parser.add_argument("--device", default="cpu", help="what computes")
+    parser.add_argument("--candidates", type=int, default=10_000)
+    parser.add_argument("--features", type=int, default=512)
+    parser.add_argument("--picks", type=int, default=100)
+    parser.add_argument("--precision", choices=("float64", "float32"), default="float64")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rank", help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def main() -> None:
     """Run, print a table, and end with one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="small and quick, for CI")
-    parser.add_argument(
-        "--ranks", type=int, default=1, help="MPI ranks that share 20,000 candidates, kernel methods only"
-    )
-    parser.add_argument("--rank", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
+    chosen = arguments()
     torch.set_num_threads(1)
     if chosen.rank:
-        one_rank(json.loads(chosen.rank))
+        one_rank(Case(**json.loads(chosen.rank)))
         return
-    smoke, repeats = chosen.smoke, 1 if chosen.smoke else 3
-    size = {"n": 1000, "m": 100, "p": 64, "picks": 20} if smoke else {"n": 10_000, "m": 500, "p": 512, "picks": 100}
+    smoke = chosen.smoke
+    case = Case(
+        n=1000 if smoke else chosen.candidates,
+        m=100 if smoke else 500,
+        p=64 if smoke else chosen.features,
+        picks=20 if smoke else chosen.picks,
+        methods=tuple(chosen.methods),
+        device=chosen.device,
+        precision=chosen.precision,
+        repeats=1 if smoke else chosen.repeats,
+    )
     structures = {"n": 100 if smoke else 1000, "m": 50 if smoke else 500}
     if chosen.ranks > 1:
-        size["n"] *= 2
-        found, alone = on_ranks(size, repeats, chosen.ranks), on_ranks(size, repeats, 1)
+        case = replace(case, n=2 * case.n)
+        found, alone = on_ranks(case, chosen.ranks), on_ranks(case, 1)
         assert found.pop("picks") == alone.pop("picks"), "several ranks pick others than one process"
-        figures: dict[str, Any] = {"kernel": size, "ranks": {1: alone, chosen.ranks: found}}
+        figures: dict[str, Any] = {"ranks": {1: alone, chosen.ranks: found}}
         seconds = {**found["seconds"], **{f"{name}, alone": value for name, value in alone["seconds"].items()}}
-        print(
-            f"kernel methods: {size}, {chosen.ranks} ranks: {found['memory_MB']:.0f} MB each; alone {alone['memory_MB']:.0f}"
-        )
+        print(f"{case}, {chosen.ranks} ranks: {found['memory_MB']:.0f} MB each; alone {alone['memory_MB']:.0f}")
     else:
-        seconds = time_kernels(**size, repeats=repeats)["seconds"] | time_structures(**structures, repeats=repeats)
-        figures = {"seconds": seconds, "kernel": size, "structures": structures}
-        print(f"kernel methods: {size}; structures of 22 atoms: {structures}")
+        kernels = time_kernels(case)
+        del kernels["picks"]
+        seconds = kernels["seconds"] | time_structures(**structures, repeats=case.repeats)
+        figures = {**kernels, "seconds": seconds, "structures": structures}
+        print(f"{case}; structures of 22 atoms: {structures}")
+        print(f"features {kernels['features_MB']:.0f} MB, at most {kernels['memory_MB']:.0f} MB beside them")
     for name, value in seconds.items():
         print(f"  {name:<16}{value:9.4f} s")
-    print(json.dumps({"benchmark": "selection", "smoke": smoke, **figures, **provenance()}))
+    print(json.dumps({"benchmark": "selection", "smoke": smoke, "kernel": asdict(case), **figures, **provenance()}))
 
 
 if __name__ == "__main__":

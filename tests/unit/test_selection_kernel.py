@@ -15,7 +15,9 @@ from bmdal_reg.bmdal.selection import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.selection import rows
 from pipeline.selection.kernel import at_random, lcmd, maxdet, maxdiag, maxdist
+from pipeline.selection.rows import Rows
 
 COUNT = 25
 
@@ -76,6 +78,72 @@ def test_maxdist_picks_the_farthest_point_each_time() -> None:
         distances = [min(np.linalg.norm(x - y) for y in known) for x in pool]
         assert pick == int(np.argmax(distances))
         known.append(pool[pick])
+
+
+def looked_at_whole(kind: str, pool: np.ndarray, train: np.ndarray, count: int) -> list[int]:
+    """Greedy picks with all values computed anew from all picks each time."""
+    picks: list[int] = []
+    for _ in range(count):
+        if kind == "maxdet":
+            basis = np.linalg.qr(pool[picks].T)[0] if picks else np.zeros((pool.shape[1], 0))
+            values = np.square(pool).sum(axis=1) - np.square(pool @ basis).sum(axis=1)
+        else:
+            points = np.concatenate([train, pool[picks]])
+            values = np.min(np.square(pool[:, None] - points).sum(axis=2), axis=1)
+        values[picks] = -np.inf
+        picks.append(int(np.argmax(values)))
+    return picks
+
+
+@pytest.mark.parametrize("spectrum", [0.0, 1.0])
+@pytest.mark.parametrize("kind", ["maxdet", "maxdist"])
+def test_candidates_that_were_left_alone_would_not_have_been_picked(
+    kind: str, spectrum: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few candidates are kept up to date, in blocks of a few: the others catch up many times."""
+    monkeypatch.setattr(rows, "FEWEST_ACTIVE", 7)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 4096)
+    scale = np.arange(1, 25) ** -spectrum
+    rng = np.random.default_rng(11)
+    pool, train = rng.normal(size=(300, 24)) * scale, rng.normal(size=(5, 24)) * scale
+    found = maxdet(pool, 20) if kind == "maxdet" else maxdist(pool, train, 20)
+    assert found == looked_at_whole(kind, pool, train, 20)
+
+
+@pytest.mark.parametrize("active", [1, 3])
+def test_equal_candidates_beyond_those_kept_up_to_date_go_by_index(
+    active: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "FEWEST_ACTIVE", active)
+    same = np.ones((40, 3))
+    assert maxdet(same, 5) == [0, 1, 2, 3, 4]
+    assert maxdist(same, np.zeros((1, 3)), 5) == [0, 1, 2, 3, 4]
+    twice = np.repeat(np.eye(6), 2, axis=0)
+    assert maxdet(twice, 6) == [0, 2, 4, 6, 8, 10]
+    assert maxdist(twice, np.zeros((1, 6)), 6) == [0, 2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize("kind", ["maxdiag", "maxdet", "maxdist", "lcmd"])
+def test_single_precision_picks_the_same_from_candidates_that_differ(kind: str) -> None:
+    pool, train = clustered(400, 32, 3), clustered(60, 32, 4)
+    method = {"maxdiag": maxdiag, "maxdet": maxdet}.get(kind)
+    found = []
+    for precision in (np.float64, np.float32):
+        one, known = pool.astype(np.float32).astype(precision), train.astype(np.float32).astype(precision)
+        chosen = {"maxdist": maxdist, "lcmd": lcmd}
+        found.append(method(one, COUNT) if method else chosen[kind](one, known, COUNT))
+    assert found[0] == found[1]
+
+
+def test_rows_that_visit_a_device_block_by_block_are_those_that_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = clustered(50, 6, 1)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 7 * features[0].nbytes)
+    held = Rows(features)
+    blocks = list(held.blocks())
+    assert [part.start for part, _ in blocks] == list(range(0, 50, 7))
+    np.testing.assert_array_equal(torch.cat([block for _, block in blocks]), features)
+    np.testing.assert_allclose(held.squares(), np.square(features).sum(axis=1), rtol=1e-14)
+    assert all(len(block) == 1 for _, block in held.blocks(width=42))
 
 
 @pytest.mark.parametrize("method", [maxdet, maxdiag])
