@@ -95,9 +95,10 @@ class Evaluator:
         return _joined(self._capacity.evaluate(self._sizes, one), batch)
 
     def _judged(self, result: BiasedForces, part: Batch, uncertainty: bool) -> Evaluated:
-        """With uncertainties where asked for, and without the graph, whose memory the next part needs."""
+        """With uncertainties where asked for, and without graph and features, whose memory the next part or step needs."""
         outcome = _detached(result.outcome)
-        result = replace(result, outcome=outcome, batch=part)
+        bare = replace(outcome, features=None, structure_features=None)
+        result = replace(result, outcome=bare, batch=part)
         if not uncertainty:
             return Evaluated(result, None, None)
         totals = self._model.total_uncertainty(outcome, part).detach().to(torch.float64)
@@ -121,7 +122,7 @@ class Evaluator:
 
 
 def _detached(outcome: Outcome) -> Outcome:
-    """Without the graph, so that its memory is free for the next part."""
+    """Without the graph."""
     phi, mean = outcome.features, outcome.structure_features
     return Outcome(
         outcome.energies.detach(),
@@ -132,7 +133,7 @@ def _detached(outcome: Outcome) -> Outcome:
 
 
 def _joined(parts: Sequence[Evaluated], batch: Batch) -> Evaluated:
-    """Consecutive parts of a batch as one; features are left behind."""
+    """Consecutive parts of a batch as one."""
     if len(parts) == 1:
         return parts[0]
 
