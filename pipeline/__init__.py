@@ -20,7 +20,7 @@ The map, bottom-up: a module imports only from modules above itself.
 ``potentials``         the contract, GM-NN, model files, the ASE calculator
 ``bias``               forces of E − τ s u
 ``strength``           the controller of s
-``dynamics``           BAOAB walkers in batches, stop checks, refill
+``dynamics``             walkers in batches on a device: Langevin, barostat, hills, stop checks, refill
 ``references``         what labels: CP2K, Quantum ESPRESSO, ASE, OpenMM; how a failed label is tried again
 ``structures``         start structures, read and checked
 ``initial``            the first frames to label
