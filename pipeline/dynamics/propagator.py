@@ -191,7 +191,7 @@ class Propagator:
         # without a schedule a batch whose walkers are all unbiased needs no uncertainty
         stressed = self._barostat is not None and settings.bias.tau_stress > 0
         scheduled = not isinstance(settings.bias.schedule, ConstantTau)
-        self._acts = scheduled or stressed or bool((self._conditions[:, 2] > 0).any())
+        self._acts = settings.bias.may_act and (scheduled or stressed or bool((self._conditions[:, 2] > 0).any()))
         cell = self._barostat is not None
         self._noise = Noise(self._seeds, self.sizes, self.phase.ages, cell=cell, device=batch.device)
         self._noise_from = self.clock

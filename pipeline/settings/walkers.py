@@ -105,7 +105,10 @@ class BarostatSettings(Settings):
         description="isotropic: volume; anisotropic: three edges apart, angles fixed; flexible: lengths and angles"
     )
     time_fs: float = Field(
-        500.0, gt=0, description="relaxation time of the cell, fs; about ten times the slowest phonon"
+        500.0,
+        gt=0,
+        description="relaxation time of the cell, fs, as of a gas; the volume of a solid oscillates with a period of about "
+        "this where it is soft, of a fifth where it is hard",
     )
     friction_per_ps: float = Field(5.0, ge=0, le=1000, description="friction of the cell's motion, 1/ps")
 
