@@ -81,8 +81,8 @@ class LabelSettings(Settings):
         0.0,
         ge=0,
         le=0.3,
-        description="largest component of the random strain of rattled start structures, relative; only where they are periodic "
-        "in three directions. Walkers with a barostat need labels of other cells than that of the start",
+        description="largest component of the random strain of rattled start structures, relative; only where they are "
+        "periodic in three directions. Walkers with a barostat need labels of other cells than that of the start",
     )
     max_force_eV_per_A: float = Field(200.0, gt=0, description="labels with a larger force are refused, eV/Å")
     max_net_force_eV_per_A: float | None = Field(
