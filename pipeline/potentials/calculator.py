@@ -66,13 +66,15 @@ class ModelCalculator(Calculator):  # type: ignore[misc] # ASE is untyped
     ) -> None:
         """ASE's entry point."""
         super().calculate(atoms, properties, system_changes)
+        # ASE counts what changes from here, also where this structure is refused: rows outlive only a call that ends well
+        moving, self._moving = self._moving, None
         frame = Frame.from_atoms(self.atoms, system="")
         device = self.model.device
-        if self._moving is None or {"numbers", "pbc"} & set(system_changes):
+        if moving is None or {"numbers", "pbc"} & set(system_changes):
             self.model.check_elements([frame])
-            self._moving = MovingBatch([frame], cutoff_A=self.model.cutoff_A, skin_A=self._skin_A, device=device)
+            moving = MovingBatch([frame], cutoff_A=self.model.cutoff_A, skin_A=self._skin_A, device=device)
         cells = torch.from_numpy(frame.cell[None]).to(device) if "cell" in system_changes else None
-        batch = self._moving.follow(torch.from_numpy(frame.positions).to(device), cells)
+        batch = moving.follow(torch.from_numpy(frame.positions).to(device), cells)
         periodic = bool(frame.pbc.all())
         result = self.model.evaluate_batch(batch, stress=periodic)
         assert result.total_uncertainty is not None
@@ -86,3 +88,4 @@ class ModelCalculator(Calculator):  # type: ignore[misc] # ASE is untyped
         }
         if periodic and result.stress is not None:
             self.results["stress"] = result.stress[0]
+        self._moving = moving

@@ -97,3 +97,30 @@ def test_an_evaluation_keeps_no_graph(uncertainty, monkeypatch):
     monkeypatch.setattr(torch.autograd, "grad", watched)
     model().evaluate([crystal()], stress=True, uncertainty=uncertainty)
     assert kept == [False]
+
+
+def test_a_refused_structure_is_refused_again_and_not_answered_for_by_the_one_before():
+    subject = model()
+    atoms = with_calculator(subject)
+    atoms.get_potential_energy()
+    known = atoms.numbers.copy()
+    atoms.numbers[:] = 54
+    for _ in range(2):
+        with pytest.raises(ModelError, match="54"):
+            atoms.get_potential_energy()
+    atoms.numbers[:] = known
+    expected = subject.evaluate([Frame.from_atoms(atoms, system="test")])
+    assert atoms.get_potential_energy() == pytest.approx(expected.energies[0], rel=1e-12)
+
+
+def test_a_cell_that_was_set_in_a_call_that_failed_counts_in_the_next_one(monkeypatch):
+    subject = model()
+    atoms = with_calculator(subject)
+    atoms.get_potential_energy()
+    atoms.set_cell(atoms.cell.array * 1.01, scale_atoms=True)
+    with monkeypatch.context() as broken:
+        broken.setattr(MovingBatch, "follow", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            atoms.get_potential_energy()
+    expected = subject.evaluate([Frame.from_atoms(atoms, system="test")])
+    assert atoms.get_potential_energy() == pytest.approx(expected.energies[0], rel=1e-12)
