@@ -33,6 +33,9 @@ UNMEASURED = 20_000
 """Neighbour entries, A times M, that fit anywhere: about 200 MB."""
 SAMPLE = 2
 """Walkers that are measured."""
+TABLES = 20
+"""Tables (A, M) of float64 that rows and stop checks of the whole batch take besides, whatever the parts: bond vectors,
+distances, sums of radii, keys of pairs."""
 REMEMBERED = 64
 """Measurements that are kept on a node."""
 
@@ -68,12 +71,53 @@ class Share:
 
 
 def shares(sizes: IntArray, parts: int) -> list[Share]:
-    """At most ``parts`` shares of about as many atoms each, of walkers of ``sizes`` (B,) atoms."""
-    ends = np.cumsum(sizes)
-    cuts = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts, side="left") + 1
-    bounds = np.unique(np.concatenate([[0], np.minimum(cuts, len(sizes)), [len(sizes)]])).tolist()
-    first = np.concatenate([[0], ends]).tolist()
+    """At most ``parts`` shares of walkers of ``sizes`` (B,) atoms, the largest as small as consecutive walkers allow.
+
+    It holds less than total / parts plus the largest walker. With ``parts`` >= B every walker is on its own.
+    """
+    count = len(sizes)
+    if parts >= count:
+        bounds = list(range(count + 1))
+    elif parts == 1:
+        bounds = [0, count]
+    else:
+        bounds = _bounds(np.cumsum(sizes), parts, int(sizes.max()))
+    first = np.concatenate([[0], np.cumsum(sizes)]).tolist()
     return [Share(slice(a, b), slice(first[a], first[b])) for a, b in pairwise(bounds)]
+
+
+def _bounds(ends: IntArray, parts: int, largest: int) -> list[int]:
+    """Where shares begin and end: filled one after another to the least limit with which ``parts`` are enough."""
+    total = int(ends[-1])
+    low = max(-(-total // parts), largest)
+    high = -(-total // parts) + largest
+    while low < high:
+        middle = (low + high) // 2
+        if len(_filled(ends, middle)) - 1 <= parts:
+            high = middle
+        else:
+            low = middle + 1
+    return _filled(ends, low)
+
+
+def _filled(ends: IntArray, limit: int) -> list[int]:
+    """Where shares begin and end that are filled up to ``limit`` atoms; no walker is larger."""
+    bounds, done = [0], 0
+    while bounds[-1] < len(ends):
+        bounds.append(int(np.searchsorted(ends, done + limit, side="right")))
+        done = int(ends[bounds[-1] - 1])
+    return bounds
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory did not suffice: PyTorch says so, or a library beneath it that asks for its own (cuBLAS, cuSOLVER)."""
+    return isinstance(error, torch.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)
+
+
+def _let_go() -> None:
+    """Give back what a failed evaluation held."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def peak_bytes(run: Callable[[], object], known: Iterable[Tensor], device: torch.device) -> float:
@@ -178,7 +222,8 @@ class Capacity:
         if not self._per_entry:
             self._allowed = SHARE[self._device.type] * free_bytes(self._device)
             self._per_entry = self._known(batch, sizes, measure)
-        wanted = self._per_entry * entries / max(self._allowed, 1.0)
+        left = self._allowed - TABLES * torch.float64.itemsize * entries
+        wanted = self._per_entry * entries / max(left, 1.0)
         while self.parts < min(wanted, len(sizes)):
             self.parts *= 2
 
@@ -188,23 +233,37 @@ class Capacity:
         key = f"{where}|{self._model}|{_composition(batch)}"
         per_entry = self._remembered().get(key)
         if per_entry is None:
-            walkers = min(SAMPLE, len(sizes))
-            sample = Share(slice(0, walkers), slice(0, int(sizes[:walkers].sum())))
-            per_entry = measure(sample) / (sample.atoms.stop * batch.neighbors.shape[1])
+            sample, taken = self._measured(sizes, measure)
+            per_entry = taken / (sample.atoms.stop * batch.neighbors.shape[1])
             self._remember(key, per_entry)
         return per_entry
+
+    def _measured(self, sizes: IntArray, measure: Callable[[Share], float]) -> tuple[Share, float]:
+        """A few walkers, or one where the memory of a GPU does not suffice for more, and bytes that their evaluation takes."""
+        for walkers in range(min(SAMPLE, len(sizes)), 1, -1):
+            sample = Share(slice(0, walkers), slice(0, int(sizes[:walkers].sum())))
+            try:
+                return sample, measure(sample)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            _let_go()
+        alone = shares(sizes, len(sizes))[0]
+        return alone, measure(alone)
 
     def evaluate(self, sizes: IntArray, one: Callable[[Share], Result]) -> list[Result]:
         """What ``one`` says of each share; in twice as many where the memory of a GPU does not suffice.
 
         Raises:
-            torch.OutOfMemoryError: a single walker does not fit.
+            RuntimeError: a single walker does not fit (:func:`is_out_of_memory`).
         """
         while self.parts < len(sizes):
-            with suppress(torch.OutOfMemoryError):
+            try:
                 return [one(share) for share in shares(sizes, self.parts)]
-            gc.collect()
-            torch.cuda.empty_cache()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            _let_go()
             self._least = self.parts = 2 * self.parts
         return [one(share) for share in shares(sizes, len(sizes))]
 

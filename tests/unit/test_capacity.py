@@ -25,7 +25,36 @@ def test_shares_hold_every_walker_once_and_about_as_many_atoms_each():
             np.testing.assert_array_equal(who, np.arange(walkers))
             for share in found:
                 atoms = share.atoms.stop - share.atoms.start
-                assert atoms == sizes[share.walkers].sum() <= sizes.sum() / parts + 2 * sizes.max()
+                assert atoms == sizes[share.walkers].sum() < sizes.sum() / parts + sizes.max()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parts", "largest"),
+    [
+        ([999, 1001], 2, 1001),
+        ([10, 10, 10, 100], 4, 100),
+        ([1, 100], 4, 100),
+        ([10, 10, 10, 100], 2, 100),
+        ([1, 2, 3, 4, 5, 6, 7, 8], 4, 11),
+        ([8, 7, 6, 5, 4, 3, 2, 1], 4, 11),
+        ([9] * 8, 4, 18),
+        ([100, 1, 1, 1, 100], 2, 103),
+    ],
+)
+def test_the_largest_share_of_unequal_walkers_is_as_small_as_can_be(sizes, parts, largest):
+    found = shares(np.array(sizes), parts)
+    assert len(found) <= parts
+    assert max(share.atoms.stop - share.atoms.start for share in found) == largest
+
+
+def test_as_many_parts_as_walkers_are_one_by_one():
+    for parts in (4, 5, 64):
+        assert [share.atoms for share in shares(np.array([10, 10, 10, 100]), parts)] == [
+            slice(0, 10),
+            slice(10, 20),
+            slice(20, 30),
+            slice(30, 130),
+        ]
 
 
 def test_a_share_is_the_batch_of_its_walkers():
@@ -73,7 +102,8 @@ def test_as_few_parts_as_fit_are_made_a_power_of_two_at_most_one_for_each_walker
     for share, parts in ((2.0, 1), (0.9, 2), (0.3, 4), (0.2, 8), (1e-9, 8)):
         subject = Capacity(CPU, "d")
         entries = make_batch(frames, 4.0).neighbors.numel()
-        plan(subject, frames, monkeypatch, free=share * 1000.0 * entries / capacity.SHARE["cpu"])
+        free = (share * 1000.0 + 8 * capacity.TABLES) * entries
+        plan(subject, frames, monkeypatch, free=free / capacity.SHARE["cpu"])
         assert subject.parts == parts
 
 
@@ -111,6 +141,47 @@ def test_a_batch_that_does_not_fit_is_evaluated_in_twice_as_many_parts_from_then
     assert max(asked) <= 12
     with pytest.raises(torch.OutOfMemoryError):
         subject.evaluate(np.array([13, 2]), one)
+    assert subject.evaluate(np.array([2, 12]), one) == [2, 12]
+
+
+def test_a_library_without_memory_counts_and_any_other_error_does_not():
+    def cublas(share):
+        if share.walkers.stop - share.walkers.start > 2:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return 1
+
+    def broken(share):
+        raise RuntimeError("shapes do not match")
+
+    assert sum(Capacity(CPU, "d").evaluate(SIZES, cublas)) == 4
+    with pytest.raises(RuntimeError, match="shapes"):
+        Capacity(CPU, "d").evaluate(SIZES, broken)
+
+
+def test_one_walker_is_measured_where_two_do_not_fit(monkeypatch):
+    monkeypatch.setattr(capacity, "UNMEASURED", 0)
+    monkeypatch.setattr(capacity, "free_bytes", lambda device: 1e6)
+    frames = [ethanol(k) for k in range(4)]
+    batch, measured, subject = make_batch(frames, 4.0), [], Capacity(CPU, "d")
+
+    def measure(share):
+        measured.append(share.atoms.stop)
+        if share.atoms.stop > 9:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1000.0 * share.atoms.stop * batch.neighbors.shape[1]
+
+    subject.plan(batch, np.array([9] * 4), measure)
+    assert (measured, subject._per_entry) == ([18, 9], 1000.0)
+
+
+def test_memory_is_left_for_what_is_not_made_in_parts(monkeypatch):
+    frames = [ethanol(k) for k in range(8)]
+    entries = make_batch(frames, 4.0).neighbors.numel()
+    besides = 8 * capacity.TABLES * entries
+    for free, parts in ((1000.0 * entries + besides + 1, 1), (1000.0 * entries, 2), (besides, 8)):
+        subject = Capacity(CPU, "d")
+        plan(subject, frames, monkeypatch, free=free / capacity.SHARE["cpu"])
+        assert subject.parts == parts
 
 
 def test_walkers_that_are_measured_make_the_same_steps(monkeypatch, tmp_path):
