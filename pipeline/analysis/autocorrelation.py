@@ -16,6 +16,10 @@ WINDOW = 5.0
 """Sokal's c: the correlation time is summed up to the first lag of at least so many correlation times."""
 ENOUGH = 20.0
 """Correlation times that a series must be long for its own to be believed."""
+INDEPENDENT = 0.5
+"""Correlation time of independent samples, the least that is ever told: of a shorter one too little can be known."""
+FEWEST = 10
+"""With fewer samples in all, how far their mean is off is unknown: their correlation is lost in its noise."""
 
 
 def autocorrelation(pieces: Sequence[FloatArray], *, biased: bool = True) -> FloatArray:
@@ -50,23 +54,25 @@ def autocorrelation(pieces: Sequence[FloatArray], *, biased: bool = True) -> Flo
 
 
 def integrated_time(correlation: FloatArray) -> float:
-    """Integrated autocorrelation time τ = ½ + Σ ρ_k, in samples, over Sokal's automatic window.
+    """Integrated autocorrelation time τ = ½ + Σ ρ_k, in samples, over Sokal's automatic window; never below ½.
 
     The sum ends at the first lag M ≥ c τ(M), c = 5, or with the data: then τ is too short, see :func:`is_resolved`.
     Independent samples give ½, an exponential decay exp(−t/T) sampled finely gives T, and n samples are worth n/(2τ)
-    independent ones. Where ρ swings far below 0, τ is smaller than the time in which ρ decays; it stays above 0.
+    independent ones. Where ρ swings far below 0, τ is smaller than the time in which ρ decays. Where ρ alternates from sample
+    to sample, as by chance in a short series, the larger of two sums in a row counts, and an error is rather too large.
 
     Args:
         correlation: (L,) ρ from lag 0, L ≥ 1.
     """
-    sums = 0.5 + np.concatenate([np.zeros(1), np.cumsum(correlation[1:])])
-    enough = np.arange(len(sums)) >= WINDOW * sums
-    window = int(np.argmax(enough)) if enough.any() else len(sums) - 1
-    return float(max(sums[window], np.finfo(np.float64).eps))
+    sums = INDEPENDENT + np.concatenate([np.zeros(1), np.cumsum(correlation[1:])])
+    times = np.maximum(np.maximum(sums, np.concatenate([sums[:1], sums[:-1]])), INDEPENDENT)
+    enough = np.arange(len(times)) >= WINDOW * times
+    window = int(np.argmax(enough)) if enough.any() else len(times) - 1
+    return float(times[window])
 
 
 def is_resolved(correlation: FloatArray) -> bool:
-    """Whether the longest piece, of L samples, is at least 20 correlation times long.
+    """Whether the longest piece, of L samples, is at least 20 correlation times long: ten samples or more.
 
     Shorter ones do not tell a slow motion from a drift, and their correlation time comes out too short.
     """
@@ -74,13 +80,13 @@ def is_resolved(correlation: FloatArray) -> bool:
 
 
 def standard_error(pieces: Sequence[FloatArray]) -> float:
-    """Standard error of the mean of all samples, √(2 τ s²/n); NaN for fewer than two.
+    """Standard error of the mean of all samples, √(2 τ s²/n); NaN, not known, for fewer than ten.
 
     Args:
         pieces: (n,) samples each.
     """
     values = np.concatenate([np.asarray(piece, dtype=np.float64) for piece in pieces]) if pieces else np.zeros(0)
-    if len(values) < 2:
+    if len(values) < FEWEST:
         return float("nan")
     time = integrated_time(autocorrelation(pieces))
     return float(np.sqrt(2.0 * time * values.var(ddof=1) / len(values)))

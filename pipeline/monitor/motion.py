@@ -85,11 +85,11 @@ class MotionRow:
         system, variable: names; temperature_K, pressure_MPa: the condition.
         walkers: that left frames; frames: of all of them.
         mean: of all frames, for angles the direction of the mean vector; error: standard error of the mean from evenly spaced
-            frames, NaN for angles and where there are none.
+            frames; NaN, not known, for angles and where there are fewer than ten.
         low, high: smallest and largest value.
         coverage: share of the variable's range that was visited, as in Zaverkin et al. 2024.
-        correlation_ps: integrated correlation time, NaN where nothing is evenly spaced; is_resolved: whether the series are
-            long enough for it, else it is too short.
+        correlation_ps: integrated correlation time, at least half the interval between frames, NaN where nothing is evenly
+            spaced; is_resolved: whether the series are long enough for it, else it is too short.
         period_ps: of an oscillation; None where the autocorrelation shows none above its noise.
     """
 

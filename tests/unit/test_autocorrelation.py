@@ -74,6 +74,31 @@ def test_independent_samples_are_worth_their_number() -> None:
     assert standard_error([values]) == pytest.approx(1 / np.sqrt(100_000), rel=0.03)
 
 
+@pytest.mark.parametrize("length", [10, 15, 20])
+def test_few_independent_samples_are_not_trusted_more_than_independence_allows(length: int) -> None:
+    series = np.random.default_rng(length).normal(size=(1000, length))
+    scores = np.array([abs(one.mean()) / standard_error([one]) for one in series])
+    assert np.mean(scores > 2.0) < 0.1  # Student's t gives 0.077, 0.065, 0.060
+    correlations = [autocorrelation([one]) for one in series]
+    assert min(integrated_time(correlation) for correlation in correlations) == 0.5
+    noise = 2.0 / np.sqrt(length)
+    assert np.mean([dominant_period(correlation, least=noise) is not None for correlation in correlations]) < 0.05
+
+
+@pytest.mark.parametrize("length", [20, 2000])
+def test_the_error_of_alternating_samples_is_rather_too_large(length: int) -> None:
+    series = autoregressive(-0.8, 300, length, seed=5)
+    errors = [standard_error([one]) for one in series]
+    assert np.quantile(errors, 0.05) > series.mean(axis=1).std()
+
+
+def test_a_slow_motion_below_an_alternating_one_counts() -> None:
+    lags = np.arange(2000)
+    correlation = 0.7 * (-0.9) ** lags + 0.3 * 0.98**lags
+    exact = 0.5 + 0.7 * -0.9 / 1.9 + 0.3 * 0.98 / 0.02
+    assert exact / 2 < integrated_time(correlation) < exact  # the window, five times that, cuts the tail off
+
+
 @pytest.mark.parametrize(("period", "decay"), [(40.0, 200.0), (40.0, 25.0), (13.3, 30.0)])
 def test_the_period_of_a_damped_cosine_is_found_between_samples(period: float, decay: float) -> None:
     expected = period * (1 - np.arctan(period / (2 * np.pi * decay)) / (2 * np.pi))
@@ -100,6 +125,9 @@ def test_there_is_no_period_without_a_way_back_above_zero() -> None:
 def test_a_run_that_is_too_short_for_its_correlation_time_says_so() -> None:
     assert not is_resolved(0.99 ** np.arange(50))
     assert is_resolved(0.5 ** np.arange(50))
+    alternating = (-0.9) ** np.arange(10)
+    assert is_resolved(alternating)
+    assert not is_resolved(alternating[:9])
 
 
 def test_series_without_motion_or_samples_are_no_error() -> None:
@@ -107,4 +135,6 @@ def test_series_without_motion_or_samples_are_no_error() -> None:
     assert autocorrelation([]).shape == (0,)
     assert autocorrelation([np.zeros(0), np.arange(4.0)]).shape == (4,)
     assert np.isnan(standard_error([np.ones(1)]))
+    assert np.isnan(standard_error([np.arange(5.0), np.arange(4.0)]))  # too few in all
+    assert standard_error([np.arange(5.0), np.arange(5.0)]) > 0
     assert np.isnan(standard_error([]))
