@@ -125,11 +125,14 @@ def motion_figure(series: Sequence[Series], path: Path) -> Path:
         path: PNG file to write.
 
     Raises:
-        TaskError: there are no series.
+        TaskError: there are no series, or of several variables.
     """
     groups = by_condition(series)
     if not groups:
         raise TaskError("no walker left frames of this variable.", "Give systems[].variables, and walk.")
+    found = sorted({f"{variable} of {system}" for system, variable, *_ in groups})
+    if len(found) > 1:
+        raise TaskError(f"series of {', '.join(found)} in one figure.", "Draw a figure for each.")
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     variable = series[0].variable

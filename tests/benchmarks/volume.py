@@ -13,6 +13,8 @@ is one JSON object.
 import argparse
 import dataclasses
 import json
+import math
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -28,7 +30,7 @@ from pipeline.errors import TaskError
 from pipeline.inline import InlineSteps
 from pipeline.intake import Intake, open_campaign
 from pipeline.monitor.figures import motion_figure
-from pipeline.monitor.motion import Series, motion_rows, series_of
+from pipeline.monitor.motion import MotionRow, Series, motion_rows, series_of
 from pipeline.node import Node
 from pipeline.policy import conditions_of
 from pipeline.records import FileRef, Label, ModelRef, Split, Status, WalkResult, WalkTask
@@ -150,11 +152,27 @@ def compare(options: argparse.Namespace, intake: Intake, model: ModelRef, root: 
             steps += result.walker_steps
             for reason, count in result.stops.items():
                 stops[str(reason)] = stops.get(str(reason), 0) + count
-        rows = [dataclasses.asdict(row) for row in motion_rows(series)]
+        rows = [plain(row) for row in motion_rows(series)]
         facts = {"walker_steps": steps, "seconds": seconds, "stops": stops}
         results.append({"tau_stress": tau, **facts, "conditions": rows})
-        motion_figure(series, root / f"stress{tau:g}.png")
+        draw(series, root, f"stress{tau:g}")
     return results
+
+
+def plain(row: MotionRow) -> dict[str, Any]:
+    """A row for JSON, which has no number for what is not known."""
+    values = dataclasses.asdict(row).items()
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values}
+
+
+def draw(series: list[Series], place: Path, name: str) -> None:
+    """A figure for each system and variable: they have one axis."""
+    groups: dict[str, list[Series]] = {}
+    for one in series:
+        groups.setdefault(f"{one.system}-{one.variable.name}", []).append(one)
+    for group, own in groups.items():
+        suffix = f"-{re.sub(r'[^A-Za-z0-9_.-]', '_', group)}" if len(groups) > 1 else ""
+        motion_figure(own, place / f"{name}{suffix}.png")
 
 
 def intake_file(options: argparse.Namespace) -> Path:
@@ -183,8 +201,8 @@ def show(results: list[dict[str, Any]]) -> None:
     for result in results:
         for row in result["conditions"]:
             period = "" if row["period_ps"] is None else f"{row['period_ps']:.2f}"
-            memory = f"{'' if row['is_resolved'] else '>'}{row['correlation_ps']:.3f}"
-            memory = "" if np.isnan(row["correlation_ps"]) else memory
+            known = row["correlation_ps"]
+            memory = "" if known is None else f"{'' if row['is_resolved'] else '>'}{known:.3f}"
             print(
                 f"{result['tau_stress']:>11g}{row['temperature_K']:>11g}{row['pressure_MPa']:>11g}{row['walkers']:>11}"
                 f"{row['frames']:>11}{row['coverage']:>11.3f}{row['mean']:>11.1f}{row['low']:>11.1f}{row['high']:>11.1f}"
@@ -223,7 +241,8 @@ def main() -> None:
         results = compare(options, intake, model, root)
     show(results)
     facts = {"steps": options.steps, "seeds": options.seeds, "set": options.set, "device": compute_device()}
-    print(json.dumps({"benchmark": "volume", "smoke": options.smoke, **facts, "strengths": results, **provenance()}))
+    line = {"benchmark": "volume", "smoke": options.smoke, **facts, "strengths": results, **provenance()}
+    print(json.dumps(line, allow_nan=False))
 
 
 if __name__ == "__main__":

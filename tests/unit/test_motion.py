@@ -157,3 +157,22 @@ def test_a_figure_of_the_motion_is_a_png_that_is_not_blank(tmp_path: Path) -> No
     assert len(data) > 20_000
     with pytest.raises(TaskError, match="no walker"):
         motion_figure([], tmp_path / "none.png")
+
+
+def test_a_figure_shows_one_variable_of_one_system(tmp_path: Path) -> None:
+    rows = [candidate(EVERY * k, volume) for k, volume in enumerate(breathing(50, 20.0, 1))]
+    other = VolumeVariable(name="other", range_A3=(500.0, 1500.0))
+    both = series_of([rows], {"a": [VOLUME, other]}, spacing=EVERY, step_ps=STEP_PS)
+    with pytest.raises(TaskError, match="other of a, volume of a"):
+        motion_figure(both, tmp_path / "both.png")
+
+
+def test_the_error_of_a_mean_of_few_frames_is_unknown_and_they_have_no_period() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        rows = [candidate(EVERY * k, volume) for k, volume in enumerate(rng.normal(1000.0, 10.0, size=9))]
+        (row,) = motion_rows(series(rows))
+        assert np.isnan(row.error)
+        assert row.correlation_ps >= 0.5 * INTERVAL_PS
+        assert not row.is_resolved
+        assert row.period_ps is None
