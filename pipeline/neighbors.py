@@ -6,6 +6,7 @@ Both builders find the same neighbours in the same order, by index and then by i
 rounding whoever built it and whatever the positions are.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ from pipeline.frames import BoolArray, FloatArray, IntArray
 FAR_A = 1.0e3
 """Distance of a padded neighbour, Å: beyond every cutoff."""
 CANDIDATES = 2**22
-"""Pairs and images the torch builder looks at in one piece: about 200 MB."""
+"""Pairs and images the torch builder looks at in one piece, about 200 MB; more around one atom and the cell has collapsed."""
 MOST_IMAGES = 32
 """More than these along one direction and the cell has collapsed."""
 ROUNDING = 1e-6
@@ -211,7 +212,7 @@ def neighbor_table(
         by_torch: whether torch finds them, or vesin on the CPU; by default torch where the positions are not on the CPU.
 
     Raises:
-        TaskError: a number is not finite, or a cell has no volume.
+        TaskError: a number is not finite, a cell has no volume, or too little of it.
     """
     if not bool(torch.isfinite(positions).all()):
         raise TaskError("An atom is nowhere: its coordinates are not finite.", COLLAPSED)
@@ -276,11 +277,17 @@ def _by_torch(
         alike.setdefault((size, *images), []).append(k)
     starts = torch.tensor(np.cumsum([0, *sizes[:-1]]), device=device)
     for (size, *images), members in alike.items():
+        around = size * math.prod(2 * count + 1 for count in images)
+        if around > CANDIDATES:
+            raise TaskError(
+                f"A cell has collapsed: {around / size:g} of its images, of {size} atoms, lie around {cutoff_A:g} Å.",
+                COLLAPSED,
+            )
         chosen = torch.tensor(members, device=device)
         shifts = _images(images).to(device)
         own = starts[chosen].unsqueeze(1) + torch.arange(size, device=device)
         search = _Search(positions[own], cells[chosen], inverse[chosen], starts[chosen], shifts, cutoff_A)
-        step = max(1, CANDIDATES // (size * len(shifts)))
+        step = CANDIDATES // around
         for first in range(0, size * len(members), step):
             yield search.near(torch.arange(first, min(first + step, size * len(members)), device=device))
 

@@ -49,7 +49,7 @@ def test_torch_and_vesin_find_the_same_rows_for_any_cells_and_any_unwrapped_posi
 def test_rows_do_not_depend_on_the_pieces_in_which_torch_looks_at_them(monkeypatch):
     frames = [*zoo(), *zoo(1), crystal(2)]
     whole = table(frames, 6.0, by_torch=True)
-    monkeypatch.setattr(neighbors, "CANDIDATES", 100)
+    monkeypatch.setattr(neighbors, "CANDIDATES", 490)  # of a crystal, one atom at a time
     assert same(table(frames, 6.0, by_torch=True), whole)
 
 
@@ -118,6 +118,19 @@ def test_a_cell_without_volume_and_an_atom_that_is_nowhere_are_refused(cell, pos
     )
     with pytest.raises(TaskError):
         table([frame], 5.0, by_torch=by_torch)
+
+
+def test_a_cell_with_too_many_images_in_all_is_refused_before_memory_is_asked_for():
+    rng = np.random.default_rng(0)
+    frame = Frame(
+        numbers=np.ones(60, dtype=np.int64),
+        positions=rng.uniform(0.0, 0.3, (60, 3)),
+        cell=np.eye(3) * 0.25,  # 24 images within reach along each direction, as many as a thin cell may have along one
+        pbc=np.ones(3, dtype=bool),
+        system="test",
+    )
+    with pytest.raises(TaskError, match="collapsed"):
+        table([frame], 6.0, by_torch=True)
 
 
 def test_rows_can_be_made_wider_and_narrow_again():
