@@ -51,6 +51,18 @@ def voigt(gradient: Tensor, batch: Batch) -> FloatArray:
     return on_host(torch.where(volumes > 0, components / volumes, torch.nan))
 
 
+def nothing(*, stress: bool, uncertainty: bool) -> Evaluation:
+    """What is said of no structures at all."""
+    return Evaluation(
+        energies=np.zeros(0),
+        forces=np.zeros((0, 3)),
+        stress=np.zeros((0, 6)) if stress else None,
+        total_uncertainty=np.zeros(0) if uncertainty else None,
+        atomic_uncertainty=np.zeros(0) if uncertainty else None,
+        system=np.zeros(0, dtype=np.int64),
+    )
+
+
 def join(chunks: Sequence[Evaluation], sizes: Sequence[int]) -> Evaluation:
     """Evaluations of consecutive chunks of ``sizes`` structures as one."""
 

@@ -15,7 +15,7 @@ from pipeline.errors import ModelError
 from pipeline.frames import FloatArray, Frame
 from pipeline.potentials.base import Potential, Prediction, differentiate
 from pipeline.potentials.calculator import ModelCalculator
-from pipeline.potentials.evaluation import Evaluation, join, on_host, voigt
+from pipeline.potentials.evaluation import Evaluation, join, nothing, on_host, voigt
 from pipeline.uncertainty.estimator import Estimator
 
 
@@ -141,11 +141,13 @@ class Model(nn.Module):
     def evaluate(
         self, frames: Sequence[Frame], *, stress: bool = False, uncertainty: bool = True, batch_size: int = 64
     ) -> Evaluation:
-        """Energies, forces and uncertainties of structures, ``batch_size`` at a time.
+        """Energies, forces and uncertainties of structures, ``batch_size`` at a time; of none, arrays without rows.
 
         Raises:
             ModelError: an element the model was not made for.
         """
+        if not frames:
+            return nothing(stress=stress, uncertainty=uncertainty)
         starts = range(0, len(frames), batch_size)
         chunks = [
             self.evaluate_batch(self.batch(frames[k : k + batch_size]), stress=stress, uncertainty=uncertainty)
@@ -177,6 +179,8 @@ class Model(nn.Module):
         Raises:
             ModelError: an element the model was not made for.
         """
+        if not frames:
+            return torch.zeros((0, self.first.feature_dimension), dtype=torch.float64, device=self.device)
         rows = []
         with torch.no_grad():
             for k in range(0, len(frames), batch_size):

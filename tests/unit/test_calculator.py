@@ -85,6 +85,19 @@ def test_an_element_the_model_does_not_know_is_refused_before_anything_is_comput
         subject.structure_features([Frame.from_atoms(atoms, system="test")])
 
 
+def test_of_no_structures_there_are_no_numbers():
+    subject = model()
+    nothing = subject.evaluate([], stress=True)
+    shapes = [nothing.energies.shape, nothing.forces.shape, nothing.stress.shape, nothing.system.shape]
+    assert shapes == [(0,), (0, 3), (0, 6), (0,)]
+    assert nothing.total_uncertainty.shape == nothing.atomic_uncertainty.shape == (0,)
+    assert subject.evaluate([], uncertainty=False).stress is None
+    one = subject.structure_features([crystal()])
+    assert subject.structure_features([]).shape == (0, one.shape[1])
+    assert subject.structure_features([]).dtype == one.dtype
+    assert subject.kernel_features([]).shape == (0, subject.kernel_features([crystal()]).shape[1])
+
+
 @pytest.mark.parametrize("uncertainty", [False, True])
 def test_an_evaluation_keeps_no_graph(uncertainty, monkeypatch):
     kept = []
