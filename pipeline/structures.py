@@ -108,13 +108,24 @@ def reference_problems(reference: Reference, frames: Systems, base: Path) -> lis
 
 
 def weight_problems(settings: CampaignSettings, frames: Systems) -> list[str]:
-    """Bias weights for elements that no structure holds: a misspelt element would silently change nothing."""
-    present = {chemical_symbols[z] for group in frames.values() for frame in group for z in frame.numbers}
-    return [
+    """Bias weights that silently change nothing, or switch the bias off: of absent elements, and where all are 0."""
+    held = {name: {chemical_symbols[z] for frame in group for z in frame.numbers} for name, group in frames.items()}
+    present = set().union(*held.values())
+    bias = settings.walkers.bias
+    weights = bias.species_weights
+    problems = [
         f"walkers.bias.species_weights.{element}: no structure holds {element}; remove it or use one of "
         f"{', '.join(sorted(present))}"
-        for element in settings.walkers.bias.species_weights
+        for element in weights
         if present and element not in present
+    ]
+    if not bias.may_act or bias.tau_stress > 0:
+        return problems
+    return problems + [
+        f"walkers.bias.species_weights: {', '.join(sorted(own))} of system {name} all have weight 0, so no force there is "
+        "biased; raise one, or set walkers.bias.tau to 0"
+        for name, own in held.items()
+        if own and all(weights.get(element, 1.0) == 0 for element in own)
     ]
 
 

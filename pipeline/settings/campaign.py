@@ -16,7 +16,7 @@ from pipeline.settings.systems import SystemSettings
 from pipeline.settings.training import TrainingSettings
 from pipeline.settings.uncertainty import FeatureUncertaintySettings, UncertaintySettings
 from pipeline.settings.variables import Variable
-from pipeline.settings.walkers import AdaptiveTau, WalkerSettings
+from pipeline.settings.walkers import AdaptiveTau, ConstantTau, WalkerSettings
 
 DIHEDRAL_WIDTHS_DEG = (1.0, 90.0)
 """A hill along a dihedral is wider than a number in radians would be, and does not reach around the turn."""
@@ -95,6 +95,7 @@ class CampaignSettings(Settings):
         problems += self._cell_problems()
         problems += self._schedule_problems()
         problems += self._metadynamics_problems()
+        problems += self._idle_problems()
         problems += self._time_problems()
         if problems:
             raise ValueError("\n".join(problems))
@@ -164,6 +165,27 @@ class CampaignSettings(Settings):
         for name, width in zip(hills.variables, hills.widths, strict=False):
             problems += self._hill_problems(name, width)
         return problems
+
+    def _idle_problems(self) -> list[str]:
+        """What comes so late that it never, or hardly ever, happens."""
+        walkers, bias = self.walkers, self.walkers.bias
+        life = ("walkers.max_steps", walkers.max_steps, "a walker is replaced before")
+        pairs = [("walkers.store_every", walkers.store_every, *life)]
+        if walkers.metadynamics is not None:
+            pairs.append(("walkers.metadynamics.every", walkers.metadynamics.every, *life))
+        if not isinstance(bias.schedule, ConstantTau):
+            pairs.append(("walkers.bias.schedule.steps", bias.schedule.steps, *life))
+        sample = ("walkers.bias.update_every", bias.update_every)
+        empty = "the average would be of one sample from a longer time"
+        if bias.may_act:
+            pairs.append((*sample, "walkers.bias.window_steps", bias.window_steps, empty))
+        if bias.tau_stress > 0:
+            pairs.append((*sample, "walkers.bias.stress_window_steps", bias.stress_window_steps, empty))
+        return [
+            f"{key} ({steps}) exceeds {other} ({limit}): {why}; lower {key} or raise {other}"
+            for key, steps, other, limit, why in pairs
+            if steps > limit
+        ]
 
     def _hill_problems(self, name: str, width: float) -> list[str]:
         """What speaks against hills of this width along this variable."""

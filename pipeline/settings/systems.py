@@ -21,9 +21,19 @@ class SystemSettings(Settings):
     repeat: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         (1, 1, 1), description="supercell of periodic start structures"
     )
-    variables: tuple[Variable, ...] = Field((), description="collective variables whose coverage is followed")
+    variables: tuple[Variable, ...] = Field(
+        (), max_length=3, description="collective variables whose coverage is followed on a grid: three at most"
+    )
 
     @field_validator("index", mode="before")
     @classmethod
     def _as_text(cls, index: object) -> object:
         return str(index) if isinstance(index, int) and not isinstance(index, bool) else index
+
+    @field_validator("variables")
+    @classmethod
+    def _named_apart(cls, variables: tuple[Variable, ...]) -> tuple[Variable, ...]:
+        names = [variable.name for variable in variables]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two variables share a name in {names}; give each its own")
+        return variables

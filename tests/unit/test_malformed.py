@@ -132,6 +132,10 @@ FILES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "isolation beyond the cutoff": (section("walkers", stop={"isolation_A": 9}), ("isolation_A", "potential.cutoff_A")),
     "a weight of an unknown element": (section("walkers", bias={"species_weights": {"Xx": 0}}), ("'Xx'", "symbols")),
     "a weight of an absent element": (section("walkers", bias={"species_weights": {"H": 0}}), ("H", "one of Cu")),
+    "weights that leave no force biased": (
+        section("walkers", bias={"species_weights": {"Cu": 0}}),
+        ("species_weights: Cu of system", "so no force there is biased; raise one"),
+    ),
     "an unknown reference": (reference(kind="vasp"), ("labels.reference", "'vasp'", "emt, openmm, ase")),
     "a reference without kind": (reference(calculator="lj"), ("labels.reference: kind is missing", "emt, openmm, ase")),
     "a calculator that is not installed": (

@@ -257,10 +257,58 @@ def with_variables(*more: dict[str, Any]) -> dict[str, Any]:
             ["walkers.bias.schedule={kind: adaptive, steps: 100, least: 0.3, most: 0.5}"],
             "walkers.bias.tau (0.25), which walkers start from, is not between walkers.bias.schedule.least (0.3)",
         ),
+        (
+            [HILLS, "walkers.metadynamics.every=105", "walkers.max_steps=100"],
+            "walkers.metadynamics.every (105) exceeds walkers.max_steps (100): a walker is replaced before; lower",
+        ),
+        (
+            ["walkers.store_every=300", "walkers.max_steps=200"],
+            "walkers.store_every (300) exceeds walkers.max_steps (200)",
+        ),
+        (
+            ["walkers.bias.schedule={kind: ramp, steps: 20001}"],
+            "walkers.bias.schedule.steps (20001) exceeds walkers.max_steps (20000)",
+        ),
+        (
+            ["walkers.bias.update_every=20", "walkers.bias.window_steps=10"],
+            "walkers.bias.update_every (20) exceeds walkers.bias.window_steps (10)",
+        ),
+        (
+            [BAROSTAT, "walkers.bias={tau_stress: 0.2, update_every: 20, stress_window_steps: 10}"],
+            "lower walkers.bias.update_every or raise walkers.bias.stress_window_steps",
+        ),
     ],
 )
 def test_a_bias_or_hills_that_cannot_be_are_refused(tmp_path: Path, overrides: list[str], expected: str) -> None:
     assert expected in problems_of(tmp_path, with_variables(), *overrides)
+
+
+def test_what_never_acts_may_be_as_late_as_it_likes(tmp_path: Path) -> None:
+    plain = "walkers.bias={tau: 0, update_every: 20, window_steps: 10}"
+    assert not load_campaign(write(tmp_path, with_variables()), [plain]).settings.walkers.bias.may_act
+    rigid = "walkers.bias={update_every: 20, stress_window_steps: 10}"
+    assert load_campaign(write(tmp_path, with_variables()), [rigid]).settings.walkers.bias.update_every == 20
+
+
+PHI, REACH, VOLUME = VARIABLES
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ([PHI, {**REACH, "name": "phi"}], "variables: two variables share a name in ['phi', 'phi']; give each its own"),
+        ([{**PHI, "atoms": [4, 6, 6, 14]}], "[0].atoms: [4, 6, 6, 14] names an atom twice; name each once"),
+        ([{**REACH, "atoms": [1, 1]}], "[0].atoms: [1, 1] names an atom twice"),
+        ([{**REACH, "range_A": [3, 1]}], "[0].range_A: [3.0, 1.0] does not rise; write the lower end first"),
+        ([{**VOLUME, "range_A3": [900, 900]}], "[0].range_A3: [900.0, 900.0] does not rise"),
+        ([*VARIABLES, {**REACH, "name": "e"}], "variables: must have at most 3 items"),
+    ],
+)
+def test_variables_that_cannot_be_followed_are_refused(
+    tmp_path: Path, variables: list[dict[str, Any]], expected: str
+) -> None:
+    system = {"name": "cu", "structures": ["cu.extxyz"], "variables": variables}
+    assert expected in problems_of(tmp_path, {**MINIMAL, "systems": [system]})
 
 
 def test_a_variable_with_hills_is_of_one_kind_in_all_systems(tmp_path: Path) -> None:
