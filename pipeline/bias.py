@@ -112,7 +112,8 @@ def biased_forces(
     alike = _is_one(settings)
     impulse = stress_impulse if alike else 1
     active = split or strength is not None or (virial and impulse > 0 and stress_strength is not None)
-    outcome = model(moved, strain=strain, features=features or active)
+    # a committee answers from its members: nothing reads features
+    outcome = model(moved, strain=strain, features=(features or active) and not model.estimator.needs_forces)
     energies = outcome.energies if extra is None else outcome.energies + extra(moved, strain)
     if not active:
         plain, plain_virials = _downhill(energies.sum(), inputs, keep=False)

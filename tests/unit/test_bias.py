@@ -165,3 +165,17 @@ def test_the_bias_climbs_the_uncertainty():
         push = (bias.forces - bias.plain).numpy()
         uphill = rebuilt(frame, frame.positions + 1e-3 * push / np.abs(push).max())
         assert uncertainty(subject, uphill, "total") > uncertainty(subject, frame, "total")
+
+
+def test_a_committee_makes_no_features_for_its_bias(monkeypatch):
+    subject, asked = model("committee"), []
+    forward = type(subject).forward
+
+    def watched(self, batch, *, strain=None, features=True):
+        asked.append(features)
+        return forward(self, batch, strain=strain, features=features)
+
+    monkeypatch.setattr(type(subject), "forward", watched)
+    for split in (True, False):
+        assert torch.isfinite(forces_of(subject, [water(3)], tau_s=0.2, split=split).forces).all()
+    assert asked == [False, False]
