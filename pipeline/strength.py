@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.bias import BiasedForces
-from pipeline.frames import FloatArray
+from pipeline.frames import FloatArray, IntArray
 from pipeline.records import BiasState
 from pipeline.settings.walkers import BiasSettings
 
@@ -48,15 +48,10 @@ class _Windows:
         both = torch.from_numpy(table).to(device)
         return cls(both[0], both[1], torch.from_numpy(counts).to(device))
 
-    def with_row(self, index: int, other: "_Windows") -> "_Windows":
-        """With the only walker of ``other`` in place ``index``."""
-        here = torch.arange(len(self.counts), device=self.counts.device) == index
-        column = here.unsqueeze(1)
-        return _Windows(
-            torch.where(column, other.above, self.above),
-            torch.where(column, other.below, self.below),
-            torch.where(here, other.counts, self.counts),
-        )
+    def exchanged(self, fresh: "_Windows", rows: Tensor) -> "_Windows":
+        """The (B,) ``rows`` of [the walkers here; fresh ones]."""
+        pairs = ((self.above, fresh.above), (self.below, fresh.below), (self.counts, fresh.counts))
+        return _Windows(*(torch.cat(pair).index_select(0, rows) for pair in pairs))
 
     def with_sample(self, above: Tensor, below: Tensor) -> "_Windows":
         """With one more (B,) sample of each, the oldest dropped."""
@@ -99,11 +94,11 @@ class RelativeStrength:
         self._settings, self._device = settings, torch.device(device)
         self._force, self._stress = self._windows(states)
 
-    def replace(self, index: int, state: BiasState) -> None:
-        """Another walker took slot ``index``."""
-        force, stress = self._windows([state])
-        self._force = self._force.with_row(index, force)
-        self._stress = self._stress.with_row(index, stress)
+    def exchange(self, rows: IntArray, states: Sequence[BiasState]) -> None:
+        """Other walkers took some slots: now the (B,) ``rows`` of [the walkers here; those of ``states``] are there."""
+        index = torch.from_numpy(rows).to(self._device)
+        force, stress = self._windows(states)
+        self._force, self._stress = self._force.exchanged(force, index), self._stress.exchanged(stress, index)
 
     def state(self, index: int) -> BiasState:
         """The windows of slot ``index``, on the host."""

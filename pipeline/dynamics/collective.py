@@ -70,13 +70,12 @@ class Coordinates:
         """Of each variable: a full turn in degrees, 0 where it is not periodic."""
         return tuple(FULL_TURN if kind is DihedralVariable else 0.0 for kind in self._kinds)
 
-    def replace(self, index: int, variables: Sequence[Variable]) -> None:
-        """A walker of another system, or of the same, took slot ``index``."""
-        assert [type(v) for v in variables] == self._kinds, "a variable differs in kind"
-        here = (torch.arange(len(self._atoms[0]), device=self._device) == index).unsqueeze(1)
+    def exchange(self, rows: Tensor, variables: Sequence[Sequence[Variable]]) -> None:
+        """Other walkers took some slots: now the (B,) ``rows`` of [those here; fresh ones with ``variables``] are there."""
+        assert all([type(v) for v in own] == self._kinds for own in variables), "a variable differs in kind"
         self._atoms = [
-            torch.where(here, self._table([variable]), atoms)
-            for variable, atoms in zip(variables, self._atoms, strict=True)
+            torch.cat([atoms, self._table([own[d] for own in variables])]).index_select(0, rows)
+            for d, atoms in enumerate(self._atoms)
         ]
 
     def values(self, batch: Batch, strain: Tensor | None = None, walkers: slice = EVERYONE) -> Tensor:

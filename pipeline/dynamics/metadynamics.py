@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.batching import Batch
 from pipeline.dynamics.collective import EVERYONE, Coordinates
+from pipeline.frames import IntArray
 from pipeline.records import Hills
 from pipeline.settings.variables import Variable
 from pipeline.settings.walkers import MetadynamicsSettings
@@ -84,17 +85,25 @@ class Hillside:
             self._heights = torch.where(place, height.unsqueeze(1), self._heights)
             self._centers = torch.where(place.unsqueeze(2), values.unsqueeze(1), self._centers)
 
-    def replace(self, index: int, *, system: str, temperature_K: float, state: Hills) -> None:
-        """Another walker took slot ``index``, with its own hills."""
-        self._coordinates.replace(index, self._variables[system])
-        self._counts = self._counts.copy()
-        self._counts[index] = len(state.heights)
-        self._make_room(len(state.heights))
-        centers, heights = self._tables([state], self._heights.shape[1])
-        here = torch.arange(len(self._heights), device=self._device) == index
-        self._centers = torch.where(here.view(-1, 1, 1), centers, self._centers)
-        self._heights = torch.where(here.unsqueeze(1), heights, self._heights)
-        self._extra_kT = torch.where(here, self._tempering(temperature_K), self._extra_kT)
+    def exchange(
+        self, rows: IntArray, *, systems: Sequence[str], temperatures_K: Sequence[float], states: Sequence[Hills]
+    ) -> None:
+        """Other walkers took some slots, with their own hills.
+
+        Args:
+            rows: (B,) which of [the walkers here; fresh ones] are there now.
+            systems, temperatures_K, states: of the fresh ones.
+        """
+        index = torch.from_numpy(rows).to(self._device)
+        self._coordinates.exchange(index, [self._variables[system] for system in systems])
+        counts = np.array([len(state.heights) for state in states], dtype=np.int64)
+        self._make_room(int(counts.max()))
+        centers, heights = self._tables(states, self._heights.shape[1])
+        extra_kT = self._on_device([self._tempering(temperature) for temperature in temperatures_K])
+        self._counts = np.concatenate([self._counts, counts])[rows]
+        self._centers = torch.cat([self._centers, centers]).index_select(0, index)
+        self._heights = torch.cat([self._heights, heights]).index_select(0, index)
+        self._extra_kT = torch.cat([self._extra_kT, extra_kT]).index_select(0, index)
 
     def state(self, index: int) -> Hills:
         """The hills of slot ``index``, on the host."""

@@ -20,11 +20,12 @@ class Exchange:
 
     Attributes:
         atoms: (A',) int64 for tensors of atoms.
-        walkers: (B,) int64 for tensors of walkers.
+        walkers: (B,) int64 for tensors of walkers; rows: the same on the host.
     """
 
     atoms: Tensor
     walkers: Tensor
+    rows: IntArray
 
     @classmethod
     def of(cls, sizes: IntArray, slots: Sequence[int], fresh: Sequence[int], device: torch.device) -> "Exchange":
@@ -36,7 +37,7 @@ class Exchange:
         source[chosen] = sizes.sum() + np.cumsum(new) - new
         first = np.cumsum(after) - after
         atoms = np.arange(after.sum()) + np.repeat(source - first, after)
-        return cls(torch.from_numpy(atoms).to(device), torch.from_numpy(walkers).to(device))
+        return cls(torch.from_numpy(atoms).to(device), torch.from_numpy(walkers).to(device), walkers)
 
 
 def _joined(values: Sequence[FloatArray], device: torch.device) -> Tensor:
@@ -135,14 +136,14 @@ class Visited:
 
     def exchanged(self, fresh: "Visited", exchange: Exchange) -> "Visited":
         """With other walkers in some slots."""
-        walkers = exchange.walkers.cpu().numpy()
+        rows = exchange.rows
         return Visited(
             torch.cat([self.positions, fresh.positions]).index_select(0, exchange.atoms),
             torch.cat([self.cells, fresh.cells]).index_select(0, exchange.walkers),
             torch.cat([self.atomic, fresh.atomic]).index_select(0, exchange.atoms),
-            np.concatenate([self.totals, fresh.totals])[walkers],
-            np.concatenate([self.ages, fresh.ages])[walkers],
-            np.concatenate([self.there, fresh.there])[walkers],
+            np.concatenate([self.totals, fresh.totals])[rows],
+            np.concatenate([self.ages, fresh.ages])[rows],
+            np.concatenate([self.there, fresh.there])[rows],
         )
 
     def rows(self, chosen: IntArray, sizes: IntArray) -> list[Checked]:

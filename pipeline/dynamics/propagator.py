@@ -19,7 +19,7 @@ from pipeline.dynamics.evaluator import Evaluated, Evaluator
 from pipeline.dynamics.langevin import Langevin
 from pipeline.dynamics.metadynamics import Hillside
 from pipeline.dynamics.noise import Noise
-from pipeline.dynamics.phase import Phase
+from pipeline.dynamics.phase import Exchange, Phase
 from pipeline.dynamics.schedules import tau_at
 from pipeline.dynamics.slots import moved
 from pipeline.dynamics.stops import any_atom
@@ -100,16 +100,22 @@ class Propagator:
         self._seeds = np.array([state.seed for state in states], dtype=np.uint64)
         self._lay_out()
 
-    def exchange(self, changes: Mapping[int, WalkerState], phase: Phase) -> None:
-        """Put other walkers into some slots; ``phase`` is that of all walkers afterwards."""
-        self.phase = phase
+    def exchange(self, changes: Mapping[int, WalkerState], exchange: Exchange) -> None:
+        """Put other walkers into some slots, in the order of ``exchange``."""
+        fresh = list(changes.values())
+        self.phase = self.phase.exchanged(Phase.of(fresh, self.phase.positions.device), exchange)
         self.moving.replace(
             {k: (state.frame, moved(state.frame, state.anchor, state.anchor_cell)) for k, state in changes.items()}
         )
+        self.strength.exchange(exchange.rows, [state.bias for state in fresh])
+        if self.hills is not None:
+            self.hills.exchange(
+                exchange.rows,
+                systems=[state.frame.system for state in fresh],
+                temperatures_K=[state.temperature_K for state in fresh],
+                states=[state.hills for state in fresh],
+            )
         for k, state in changes.items():
-            self.strength.replace(k, state.bias)
-            if self.hills is not None:
-                self.hills.replace(k, system=state.frame.system, temperature_K=state.temperature_K, state=state.hills)
             self.sizes[k], self._seeds[k] = len(state.frame), state.seed
             self._conditions[k] = state.temperature_K, state.pressure_MPa, state.tau
         self._lay_out()

@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.dynamics.capacity import Capacity
 from pipeline.dynamics.checkpoint import checkpoint, prepared
 from pipeline.dynamics.journey import Journey, Pace
-from pipeline.dynamics.phase import Exchange, Phase, Visited
+from pipeline.dynamics.phase import Exchange, Visited
 from pipeline.dynamics.propagator import Propagator, Variables
 from pipeline.dynamics.schedules import tau_at
 from pipeline.dynamics.slots import Nursery, Slot, moved, occupy
@@ -226,8 +226,7 @@ class WalkerBatch:
         exchange = Exchange.of(walk.sizes, stopped, [len(state.frame) for state in states], self._device)
         self._good = self._good.exchanged(Visited.of(states, self._device), exchange)
         self._starts = torch.cat([self._starts, self._start_cells(states)]).index_select(0, exchange.walkers)
-        phase = walk.phase.exchanged(Phase.of(states, self._device), exchange)
-        walk.exchange(dict(zip(stopped, states, strict=True)), phase)
+        walk.exchange(dict(zip(stopped, states, strict=True)), exchange)
         for k, slot in zip(stopped, self._occupied(states), strict=True):
             self._slots[k] = slot
         self._checks = self._stop_checks()

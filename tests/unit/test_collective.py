@@ -61,7 +61,7 @@ def test_walkers_of_several_systems_have_the_values_each_has_alone():
     together = Coordinates(variables)
     assert torch.equal(together.values(batch_of(frames)), alone)
     assert torch.equal(together.values(batch_of(frames[1:3]), walkers=slice(1, 3)), alone[1:3])
-    together.replace(0, ELSEWHERE)
+    together.exchange(torch.tensor([4, 1, 2, 3]), [ELSEWHERE])
     assert torch.equal(together.values(batch_of([frames[1], *frames[1:]])), alone[[1, 1, 2, 3]])
 
 
@@ -103,5 +103,5 @@ def test_gradients_by_positions_and_strain_match_finite_differences():
 def test_values_never_wait_for_the_device():
     batch = batch_of([frame(0), frame(1)]).to(torch.device("meta"))
     coordinates = Coordinates([VARIABLES] * 2, "meta")
-    coordinates.replace(1, VARIABLES)
+    coordinates.exchange(torch.tensor([0, 2], device="meta"), [VARIABLES])
     assert coordinates.values(batch, torch.zeros_like(batch.cells)).shape == (2, 3)

@@ -197,7 +197,7 @@ def test_how_many_hills_another_walker_has_changes_no_bit():
     batch = batch_of(frames_at(5))
     many = Hills(centers=np.zeros((5 * FIRST_PLACES, 3)), heights=np.full(5 * FIRST_PLACES, 1e-3))
     crowded = walked(40)
-    crowded.replace(1, system=LARGE, temperature_K=450.0, state=many)
+    crowded.exchange(np.array([0, 3, 2]), systems=[LARGE], temperatures_K=[450.0], states=[many])
     assert torch.equal(few.energy(batch)[[0, 2]], crowded.energy(batch)[[0, 2]])
     assert same(crowded.state(1), many)
 
@@ -205,7 +205,7 @@ def test_how_many_hills_another_walker_has_changes_no_bit():
 def test_a_slot_that_is_replaced_takes_the_variables_and_the_temperature_of_its_new_walker():
     hills = walked(10)
     before = hills.states()
-    hills.replace(0, system=LARGE, temperature_K=600.0, state=NONE)
+    hills.exchange(np.array([3, 1, 2]), systems=[LARGE], temperatures_K=[600.0], states=[NONE])
     frames = [frame(7, LARGE), *frames_at(4)[1:]]
     assert hills.energy(batch_of(frames))[0].item() == 0.0
     expected = hillside(frames, [NONE, *before[1:]], (600.0, *KELVIN[1:]))
@@ -228,7 +228,7 @@ def test_hills_never_wait_for_the_device():
     batch = batch_of(frames_at(0)).to(torch.device("meta"))
     hills = hillside(frames_at(0), [NONE] * 3, device="meta")
     hills.deposit(batch)
-    hills.replace(1, system=SMALL, temperature_K=300.0, state=NONE)
+    hills.exchange(np.array([0, 3, 2]), systems=[SMALL], temperatures_K=[300.0], states=[NONE])
     assert hills.energy(batch, torch.zeros_like(batch.cells)).shape == (3,)
 
 

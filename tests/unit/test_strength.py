@@ -116,12 +116,28 @@ def test_a_slot_that_is_replaced_leaves_the_others_alone():
     for step in range(4):
         strength.record(random_split(batch, step))
     before = strength.states()
-    strength.replace(1, BiasState(force_squared=np.array([4.0]), gradient_squared=np.array([1.0])))
+    fresh = BiasState(force_squared=np.array([4.0]), gradient_squared=np.array([1.0]))
+    strength.exchange(np.array([0, 3, 2]), [fresh])
     assert same(strength.state(0), before[0])
     assert same(strength.state(2), before[2])
     assert strength.force()[1].item() == 2.0
     assert strength.stress()[1].item() == 0.0
     np.testing.assert_array_equal(strength.state(1).force_squared, [4.0])
+
+
+def test_slots_that_are_replaced_at_once_hold_what_they_hold_one_after_another():
+    batch = make_batch([water(k) for k in range(5)], 4.0)
+    at_once, one_by_one = (RelativeStrength([empty_bias_state() for _ in range(5)], SETTINGS) for _ in range(2))
+    fresh = [BiasState(force_squared=np.arange(1.0, k), gradient_squared=np.ones(k - 1)) for k in (2, 4)]
+    for strength in (at_once, one_by_one):
+        strength.record(random_split(batch, 1))
+    at_once.exchange(np.array([0, 6, 2, 5, 4]), fresh)
+    one_by_one.exchange(np.array([0, 1, 2, 5, 4]), fresh[:1])
+    one_by_one.exchange(np.array([0, 5, 2, 3, 4]), fresh[1:])
+    for strength in (at_once, one_by_one):
+        strength.record(random_split(batch, 2))
+    assert all(same(a, b) for a, b in zip(at_once.states(), one_by_one.states(), strict=True))
+    assert torch.equal(at_once.force(), one_by_one.force())
 
 
 def test_a_copy_keeps_what_was_when_more_is_recorded():
@@ -131,7 +147,7 @@ def test_a_copy_keeps_what_was_when_more_is_recorded():
     kept = copy.copy(strength)
     before = kept.state(0)
     strength.record(random_split(batch, 2))
-    strength.replace(0, empty_bias_state())
+    strength.exchange(np.array([1]), [empty_bias_state()])
     assert same(kept.state(0), before)
 
 
@@ -145,6 +161,6 @@ def test_recording_and_strengths_never_wait_for_the_device():
     batch = make_batch([water(), ethanol()], 4.0).to(torch.device("meta"))
     strength = RelativeStrength([empty_bias_state() for _ in range(2)], SETTINGS, device="meta")
     strength.record(split(batch, virial=1.0, strain=1.0))
-    strength.replace(1, empty_bias_state())
+    strength.exchange(np.array([0, 2]), [empty_bias_state()])
     assert strength.force().device.type == strength.stress().device.type == "meta"
     assert strength.force().shape == (2,)
