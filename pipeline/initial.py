@@ -31,6 +31,15 @@ def rattled(frame: Frame, *, std_A: float, strain: float = 0.0, rng: np.random.G
     return replace(frame, positions=frame.positions @ deformation + moves, cell=frame.cell @ deformation)
 
 
+def start_volumes(starts: Sequence[Frame]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest volume of the start structures of each system, Å³, of those periodic in three directions."""
+    volumes: dict[str, list[float]] = {}
+    for frame in starts:
+        if frame.pbc.all():
+            volumes.setdefault(frame.system, []).append(float(abs(np.linalg.det(frame.cell))))
+    return {system: (min(found), max(found)) for system, found in volumes.items()}
+
+
 def rattled_for(settings: CampaignSettings, frame: Frame, rng: np.random.Generator) -> Frame:
     """The frame moved and strained as much as the campaign's first labels are."""
     labels = settings.labels

@@ -11,7 +11,7 @@ from pipeline.errors import StoreError
 from pipeline.events import Labelled, Work
 from pipeline.frames import Frame
 from pipeline.guesses import Guesses
-from pipeline.initial import initial_frame
+from pipeline.initial import initial_frame, start_volumes
 from pipeline.policy import (
     Request,
     conditions_of,
@@ -79,6 +79,7 @@ class TaskMaker:
 
     def __init__(self, store: Store, settings: CampaignSettings, starts: Sequence[Frame], session: str) -> None:
         self._store, self._settings, self._starts, self._session = store, settings, starts, session
+        self._volumes_A3 = start_volumes(starts)
         self._picks: tuple[FileRef | None, list[Candidate]] = (None, [])
         self._window = EnergyWindow(store, settings.labels.energy_window_eV_per_atom)
         self.guesses = Guesses(store.guesses)
@@ -114,6 +115,7 @@ class TaskMaker:
             temperatures_K=tuple(temperature for temperature, _ in conditions),
             pressures_MPa=tuple(pressure for _, pressure in conditions),
             variables=settings.hill_variables,
+            volumes_A3=self._volumes_A3,
             starts=self._start_frames(state),
             resume=self._walkers(request.item, state),
             steps=settings.walkers.segment_steps if last is None else last.steps_left,

@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError, TaskError
 from pipeline.estimate import Costs
 from pipeline.faults import REMEDIES
 from pipeline.frames import Frame
-from pipeline.initial import rattled_for
+from pipeline.initial import rattled_for, start_volumes
 from pipeline.policy import conditions_of
 from pipeline.records import (
     Cause,
@@ -181,6 +181,7 @@ class Trial:
                 temperatures_K=tuple(temperature for temperature, _ in conditions_of(0, settings)),
                 pressures_MPa=tuple(pressure for _, pressure in conditions_of(0, settings)),
                 variables=settings.hill_variables,
+                volumes_A3=start_volumes([frame for group in self.frames.values() for frame in group]),
                 starts=write_labels(self.directory / "starts.h5", labels),
                 resume=None,
                 steps=STEPS,

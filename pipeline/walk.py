@@ -81,7 +81,16 @@ def _walk(task: WalkTask, node: Node, watch: Stopwatch, remarks: list[Remark]) -
     resume: list[WalkerState | None] = [None] * len(task.temperatures_K)
     if task.resume is not None:
         resume = read_walkers(task.resume)
-    walkers = WalkerBatch(model, digest, task.settings, nursery, resume, variables=task.variables, cache=node.cache)
+    walkers = WalkerBatch(
+        model,
+        digest,
+        task.settings,
+        nursery,
+        resume,
+        variables=task.variables,
+        volumes_A3=task.volumes_A3,
+        cache=node.cache,
+    )
     journey = walkers.run(task.steps, task.enough, seconds - watch.elapsed_s)
     with written_into(Path(task.output)):
         # a worker that was given up may still be at the same task, and get to another step

@@ -253,13 +253,15 @@ class Propagator:
             strength = bias.every * phase.tau * self.strength.force()
             if self._barostat is not None and bias.tau_stress > 0:
                 stress = (bias.every * bias.tau_stress) * self.strength.stress()
+        # stop checks look at forces without impulses: apart where one acts
+        apart = uncertainty and bias.every > 1 and strength is not None
         evaluated = self._evaluator.evaluate(
             batch,
             self.clock,
             strength=strength,
             stress=stress,
             hills=self.hills,
-            split=sampled,
+            split=sampled or apart,
             uncertainty=uncertainty,
         )
         if sampled:

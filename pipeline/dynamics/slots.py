@@ -14,8 +14,8 @@ from torch import Tensor
 from pipeline.batching import make_batch
 from pipeline.dynamics.langevin import thermal_velocities
 from pipeline.dynamics.schedules import first_tau
-from pipeline.dynamics.stops import bonds
-from pipeline.frames import FloatArray, Frame, IntArray
+from pipeline.dynamics.stops import BOND_BAND, Bonds, start_bonds
+from pipeline.frames import FloatArray, Frame
 from pipeline.records import Hills, WalkerState
 from pipeline.settings.walkers import StopSettings, WalkerSettings
 from pipeline.strength import empty_bias_state
@@ -37,11 +37,11 @@ class Slot:
 
     Attributes:
         state: the walker as it entered the slot (its atoms, temperature, seed, start).
-        bonds: (K, 2) its bonds at the start, or None where they are not watched.
+        bonds: at its start, or None where they are not watched.
     """
 
     state: WalkerState
-    bonds: IntArray | None
+    bonds: Bonds | None
 
 
 def occupy(
@@ -51,7 +51,7 @@ def occupy(
     if not stop.bond_graph:
         return [Slot(state, None) for state in states]
     starts = [replace(state.frame, positions=state.start, cell=state.start_cell) for state in states]
-    graphs = bonds(make_batch(starts, cutoff_A, device), stop.bond_fraction, cutoff_A)
+    graphs = start_bonds(make_batch(starts, (1 + BOND_BAND) * cutoff_A, device), stop.bond_fraction, cutoff_A)
     return [Slot(state, graph) for state, graph in zip(states, graphs, strict=True)]
 
 

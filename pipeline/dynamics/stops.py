@@ -37,6 +37,8 @@ PRECEDENCE = (
 """When several checks fire at once the earliest in this order names the stop."""
 TRUSTED = frozenset({StopReason.RUNNING, StopReason.COMPLETED, StopReason.UNCERTAIN, StopReason.BONDS})
 """Stops whose last geometry is worth a label; after any other the last one that passed is."""
+BOND_BAND = 0.05
+"""A pair that starts closer to the threshold of a bond than this fraction of it is not watched."""
 
 
 def any_atom(batch: Batch, flag: Tensor) -> Tensor:
@@ -80,26 +82,49 @@ def _bonded(batch: Batch, sums: Tensor, fraction: float, cutoff_A: float) -> Ten
 
 
 @dataclass(frozen=True, slots=True)
+class Bonds:
+    """The bonds one walker started with.
+
+    A pair about as far apart as the threshold is neither a bond that may break nor one that may form: a walker that starts
+    from a frame where a bond had just crossed it would stop at its first vibration.
+
+    Attributes:
+        near: (K, 2) pairs i <= j that are bonded, or nearly so: they cannot form a new bond.
+        firm: (K', 2) those of them that are well below the threshold: they can break.
+    """
+
+    near: IntArray
+    firm: IntArray
+
+
+def start_bonds(batch: Batch, fraction: float, cutoff_A: float) -> list[Bonds]:
+    """Of structures in whose rows all neighbours within (1 + ``BOND_BAND``) cutoff are."""
+    near, firm = (bonds(batch, (1 + side) * fraction, (1 + side) * cutoff_A) for side in (BOND_BAND, -BOND_BAND))
+    return [Bonds(loose, tight) for loose, tight in zip(near, firm, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
 class BondGraph:
     """The bonds that walkers started with.
 
     Attributes:
-        keys: (K,) int64 i·A + j of each bonded pair i <= j of the flat batch, ascending.
+        keys: (K,) int64 i·A + j of each near pair i <= j of the flat batch, ascending.
+        firm: (K,) float64 1 where the pair is a firm bond, else 0.
         system: (K,) int64 which walker it belongs to.
     """
 
     keys: Tensor
+    firm: Tensor
     system: Tensor
 
     @classmethod
-    def of(cls, graphs: Sequence[IntArray], sizes: IntArray, device: torch.device | str = "cpu") -> "BondGraph":
-        """From the (K, 2) pairs of each walker and its number of atoms."""
-        system = np.repeat(np.arange(len(graphs)), [len(graph) for graph in graphs])
-        pairs = np.concatenate([*graphs, np.zeros((0, 2), dtype=np.int64)])
-        pairs = pairs + (np.cumsum(sizes) - sizes)[system][:, None]
-        keys = pairs[:, 0] * int(sizes.sum()) + pairs[:, 1]
+    def of(cls, starts: Sequence[Bonds], sizes: IntArray, device: torch.device | str = "cpu") -> "BondGraph":
+        """From the bonds of each walker and its number of atoms."""
+        keys, system = _keys([start.near for start in starts], sizes)
+        firm, _ = _keys([start.firm for start in starts], sizes)
         order = np.argsort(keys)
-        return cls(torch.from_numpy(keys[order]).to(device), torch.from_numpy(system[order]).to(device))
+        columns = (keys[order], np.isin(keys[order], firm).astype(np.float64), system[order])
+        return cls(*(torch.from_numpy(column).to(device) for column in columns))
 
     def changed(self, batch: Batch, fraction: float, cutoff_A: float) -> Tensor:
         """(B,) bool: has a bond broken or a new one formed."""
@@ -117,8 +142,30 @@ class BondGraph:
             0, place.view(-1), torch.ones_like(place, dtype=torch.float64).view(-1), "amax"
         )
         broken = torch.zeros(len(batch), dtype=torch.float64, device=keys.device)
-        broken = broken.index_add(0, self.system, 1.0 - found[:count])
+        broken = broken.index_add(0, self.system, self.firm * (1.0 - found[:count]))
         return any_atom(batch, (bonded & ~known).any(dim=1)) | (broken > 0)
+
+
+def _keys(graphs: Sequence[IntArray], sizes: IntArray) -> tuple[IntArray, IntArray]:
+    """(K,) keys i·A + j in the flat batch of the (K, 2) pairs of each walker, and which walker they belong to."""
+    system = np.repeat(np.arange(len(graphs)), [len(graph) for graph in graphs])
+    pairs = np.concatenate([*graphs, np.zeros((0, 2), dtype=np.int64)])
+    pairs = pairs + (np.cumsum(sizes) - sizes)[system][:, None]
+    return pairs[:, 0] * int(sizes.sum()) + pairs[:, 1], system
+
+
+@dataclass(frozen=True, slots=True)
+class StartCells:
+    """What the cells of walkers are compared with.
+
+    Attributes:
+        cells: (B, 3, 3) float64 at the start of each walker, Å.
+        volumes: (B, 2) float64 smallest and largest volume that changes are counted from, Å³: those of the campaign's start
+            structures, for limits that followed the starts of walkers would move on with every generation of them.
+    """
+
+    cells: Tensor
+    volumes: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +176,14 @@ class StopChecks:
         settings: limits.
         cutoff_A: of the model.
         max_steps: age at which a walker is done.
-        cells: (B, 3, 3) cells at the start of each walker, or None where cells stay.
+        cells: what cells are compared with, or None where they stay.
         graph: bonds at the start, or None where they are not watched.
     """
 
     settings: StopSettings
     cutoff_A: float
     max_steps: int
-    cells: Tensor | None
+    cells: StartCells | None
     graph: BondGraph | None
 
     def codes(self, batch: Batch, *, forces: Tensor, atomic: Tensor, lost: Tensor, ages: Tensor) -> Tensor:
@@ -144,7 +191,7 @@ class StopChecks:
 
         Args:
             batch: where the walkers are.
-            forces: (A, 3) eV/Å.
+            forces: (A, 3) without impulses, eV/Å.
             atomic: (A,) calibrated atom-based uncertainties, eV/Å.
             lost: (B,) bool, who has left physics since the last check.
             ages: (B,) int64 steps since the start of each walker.
@@ -177,12 +224,13 @@ class StopChecks:
         }
         return {reason: any_atom(batch, flag) for reason, flag in flags.items()}
 
-    def _cell_gone(self, cells: Tensor, starts: Tensor) -> Tensor:
+    def _cell_gone(self, cells: Tensor, starts: StartCells) -> Tensor:
         """(B,) bool: has the cell changed its volume too much, become too skewed, or too thin for the cutoff."""
         settings = self.settings
-        (volume, height), (first_volume, first_height) = heights(cells), heights(starts)
-        growth = volume / first_volume
-        swollen = ~((growth < settings.volume_change) & (growth > 1.0 / settings.volume_change))
+        (volume, height), (_, first_height) = heights(cells), heights(starts.cells)
+        smallest, largest = starts.volumes.unbind(dim=1)
+        # written so that a number that is none has gone too far
+        swollen = ~((volume < settings.volume_change * largest) & (volume > smallest / settings.volume_change))
         unit = cells / torch.linalg.vector_norm(cells, dim=2, keepdim=True)
         cosines = (unit * unit.roll(-1, dims=1)).sum(dim=2).abs()
         skewed = (cosines > math.cos(math.radians(settings.min_angle_deg))).any(dim=1)

@@ -8,7 +8,7 @@ Shapes: B walkers (slots), A atoms. Units: Å, eV/Å, eV/atom, K; time in intern
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from pipeline.dynamics.phase import Exchange, Visited
 from pipeline.dynamics.propagator import Propagator, Variables
 from pipeline.dynamics.schedules import tau_at
 from pipeline.dynamics.slots import Nursery, Slot, moved, occupy
-from pipeline.dynamics.stops import PRECEDENCE, TRUSTED, BondGraph, StopChecks
+from pipeline.dynamics.stops import PRECEDENCE, TRUSTED, BondGraph, StartCells, StopChecks, any_atom
 from pipeline.frames import FloatArray, IntArray
 from pipeline.potentials.model import Model
 from pipeline.records import Candidate, Checked, StopReason, WalkerState
@@ -61,6 +61,8 @@ class WalkerBatch:
         nursery: makes new walkers.
         resume: a state per slot to continue, or None for a new walker.
         variables: of each system, those that metadynamics puts hills along.
+        volumes_A3: of each system, the smallest and the largest volume that volume_change is counted from; a walker of another
+            one counts from its own start.
         cache: directory on this node where it is kept how much memory an evaluation takes; None: nowhere.
         parts: evaluate in at least so many parts.
         looks: whether the host looks at the neighbour rows at every step, and not only at the end of an interval, which is made
@@ -76,6 +78,7 @@ class WalkerBatch:
         resume: Sequence[WalkerState | None],
         *,
         variables: Variables | None = None,
+        volumes_A3: Mapping[str, tuple[float, float]] | None = None,
         cache: Path | None = None,
         parts: int = 1,
         looks: bool | None = None,
@@ -85,6 +88,7 @@ class WalkerBatch:
         self._looks = self._device.type == "cpu" if looks is None else looks
         self._variables: Variables = variables or {}
         self._capacity = Capacity(self._device, digest, cache, parts=parts)
+        self._volumes_A3 = dict(volumes_A3 or {})
         clock = max((state.clock for state in resume if state is not None), default=0)
         states = self._prepared([nursery.walker(k, clock) if s is None else s for k, s in enumerate(resume)])
         self._slots = self._occupied(states)
@@ -158,12 +162,19 @@ class WalkerBatch:
         if evaluated.totals is None or evaluated.atomic is None:
             return worn is not None and bool((worn >= 1.0).any()), None
         wear = walk.moving.wear()
-        return self._reported(evaluated.totals, evaluated.atomic, wear, wear if worn is None or follow else worn)
+        result = evaluated.result
+        forces = result.forces if self._settings.bias.every == 1 else result.plain
+        assert forces is not None  # E and u are apart where an impulse meets a check
+        worn = wear if worn is None or follow else worn
+        return self._reported(forces, evaluated.totals, evaluated.atomic, wear, worn)
 
-    def _reported(self, totals: Tensor, atomic: Tensor, wear: Tensor, worn: Tensor) -> tuple[bool, _Report]:
-        """The checks, made on the device, in one transfer."""
+    def _reported(
+        self, forces: Tensor, totals: Tensor, atomic: Tensor, wear: Tensor, worn: Tensor
+    ) -> tuple[bool, _Report]:
+        """The checks, made on the device, in one transfer; ``forces`` (A, 3) hold no impulse."""
         walk, phase, batch = self._walk, self._walk.phase, self._walk.moving.batch
-        codes = self._checks.codes(batch, forces=phase.forces, atomic=atomic, lost=phase.lost, ages=phase.ages)
+        lost = phase.lost | any_atom(batch, ~torch.isfinite(phase.forces).all(dim=1))
+        codes = self._checks.codes(batch, forces=forces, atomic=atomic, lost=lost, ages=phase.ages)
         rows = (codes, phase.ages, totals, phase.tau, wear, worn)
         code, age, total, tau, used, most = torch.stack([row.to(torch.float64) for row in rows]).cpu().numpy()
         progress = batch.max_atoms(atomic) / self._settings.stop.uncertainty_eV_per_A
@@ -247,12 +258,20 @@ class WalkerBatch:
     def _start_cells(self, states: Sequence[WalkerState]) -> Tensor:
         return torch.from_numpy(np.stack([state.start_cell for state in states])).to(self._device)
 
+    def _start_volumes(self) -> Tensor:
+        """(B, 2) float64 smallest and largest volume that the changes of a walker are counted from, Å³."""
+        states = [slot.state for slot in self._slots]
+        own = np.abs(np.linalg.det(np.stack([state.start_cell for state in states]))).tolist()
+        limits = [self._volumes_A3.get(s.frame.system, (v, v)) for s, v in zip(states, own, strict=True)]
+        return torch.tensor(limits, dtype=torch.float64, device=self._device)
+
     def _stop_checks(self) -> StopChecks:
         graphs = [slot.bonds for slot in self._slots if slot.bonds is not None]
+        frozen = self._walk.barostat is None
         return StopChecks(
             settings=self._settings.stop,
             cutoff_A=self._model.cutoff_A,
             max_steps=self._settings.max_steps,
-            cells=None if self._walk.barostat is None else self._starts,
+            cells=None if frozen else StartCells(self._starts, self._start_volumes()),
             graph=BondGraph.of(graphs, self._walk.sizes, self._device) if self._settings.stop.bond_graph else None,
         )

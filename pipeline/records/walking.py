@@ -75,7 +75,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalkerState:
-    """All that is needed to continue one walker bit for bit.
+    """All that is needed to continue one walker bit for bit, as far as the device adds in a fixed order (:class:`WalkTask`).
 
     Random numbers need no generator state: they are a pure function of ``seed`` and ``age``.
 
@@ -95,7 +95,7 @@ class WalkerState:
         model: sha256 of the model file that gave ``forces``; another model computes them anew.
         anchor, anchor_cell: (N, 3) and (3, 3) float64 positions and cell at which its neighbour rows were built, Å.
         start, start_cell: (N, 3) and (3, 3) float64 positions and cell it started from, Å (the references of the checks of
-            bonds and cell).
+            bonds and heights of the cell).
         hills: of metadynamics; none without.
         good: where it stood at the last stop check; None before the first one with this model.
     """
@@ -151,10 +151,13 @@ class Candidate:
 class WalkTask:
     """One leg of a batch of walkers: all of a segment of MD steps with one model, or as much of it as the time allows.
 
-    However a segment is cut into legs, its candidates and walkers are the same.
+    However a segment is cut into legs, its candidates and walkers are the same: to the bit on CPUs while the batch is evaluated
+    in as many parts; to rounding on GPUs, which add in no fixed order, and where memory asks for another number of parts.
 
     Attributes:
         leg: how many legs of this segment came before.
+        volumes_A3: of each periodic system, the smallest and the largest volume among the campaign's start structures, which
+            limits of the volume are counted from; a walker of a system that is missing counts from its own start.
         starts: shard of labels whose structures new walkers may start from (drawn with ``seed``).
         resume: shard of walkers to continue, one per slot; slots without one, and all slots where it is None, start fresh.
         steps: MD steps that each slot has left to make in this segment.
@@ -176,6 +179,7 @@ class WalkTask:
     temperatures_K: tuple[float, ...]
     pressures_MPa: tuple[float, ...]
     variables: dict[str, tuple[Variable, ...]]
+    volumes_A3: dict[str, tuple[float, float]] = field(default_factory=dict)
     starts: FileRef
     resume: FileRef | None
     steps: int

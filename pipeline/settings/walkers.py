@@ -135,7 +135,12 @@ class StopSettings(Settings):
     uncertainty_eV_per_A: float = Field(
         1.5, gt=0, description="calibrated atom-based uncertainty that ends a walk, eV/Å"
     )
-    max_force_eV_per_A: float = Field(100.0, gt=0, description="force on one atom that ends a walk, eV/Å")
+    max_force_eV_per_A: float = Field(
+        100.0,
+        gt=0,
+        description="force on one atom that ends a walk, eV/Å: what moves it, with bias and hills; with bias.every above 1 "
+        "without the bias, whose impulses are no forces",
+    )
     min_distance_fraction: float = Field(
         0.5,
         ge=0,
@@ -144,13 +149,18 @@ class StopSettings(Settings):
     )
     isolation_A: float = Field(3.5, gt=0, description="an atom with no neighbour within this distance is isolated, Å")
     bond_graph: bool = Field(
-        False, description="end a walk when a bond of its start structure breaks or a new one forms"
+        False,
+        description="end a walk when a bond of its start structure breaks or a new one forms; pairs within 5 % of the "
+        "threshold at its start are not watched",
     )
     bond_fraction: float = Field(
         1.3, gt=1, le=2, description="bonded: distance below this fraction of the sum of covalent radii"
     )
     volume_change: float = Field(
-        2.0, gt=1, description="a cell whose volume grew or shrank by this factor since its start ends a walk"
+        2.0,
+        gt=1,
+        description="a cell this factor larger than the largest start structure of its system, or smaller than the smallest, "
+        "ends a walk",
     )
     min_angle_deg: float = Field(
         30.0, ge=0, lt=60, description="cell angles below this, or above 180° minus it, end a walk"

@@ -6,7 +6,7 @@ from ase.build import bulk, molecule
 from fabricated import settings
 
 from pipeline.frames import Frame
-from pipeline.initial import initial_frame, rattled
+from pipeline.initial import initial_frame, rattled, start_volumes
 from pipeline.seeds import generator
 
 CRYSTAL = Frame.from_atoms(bulk("Cu", cubic=True).repeat(2), system="a")
@@ -51,3 +51,15 @@ def test_the_origin_of_a_first_label_tells_its_strain(frame: Frame, told: bool) 
     assert origin == {"start": 0}
     _, origin = initial_frame([frame], 5, chosen)
     assert origin == {"start": 0, "rattle_A": 0.05, **({"strain": 0.03} if told else {})}
+
+
+def test_volumes_are_those_of_the_periodic_starts_of_each_system() -> None:
+    copper, molecular = bulk("Cu", cubic=True, a=3.6), molecule("H2O")
+    larger = copper.copy()
+    larger.set_cell(1.1 * copper.cell.array, scale_atoms=True)
+    pairs = ((copper, "metal"), (larger, "metal"), (bulk("Al", a=4.0), "other"), (molecular, "gas"))
+    found = start_volumes([Frame.from_atoms(atoms, system=name) for atoms, name in pairs])
+    assert found == {
+        "metal": (pytest.approx(3.6**3), pytest.approx(3.6**3 * 1.331)),
+        "other": (pytest.approx(16.0), pytest.approx(16.0)),
+    }

@@ -22,6 +22,7 @@ from test_walkers import (
 
 from pipeline.dynamics.propagator import Propagator
 from pipeline.dynamics.slots import no_hills
+from pipeline.dynamics.stops import StartCells
 from pipeline.dynamics.walkers import WalkerBatch
 from pipeline.frames import Frame
 from pipeline.records import StopReason
@@ -140,7 +141,10 @@ def test_the_steps_of_an_interval_never_wait_for_the_device(single, kind):
         evaluated = walk.step(uncertainty=last)
         assert walk.moving.wear().shape == (len(walk.sizes),)
     assert walk.clock == 15
-    checks = replace(batch._checks, cells=None if batch._checks.cells is None else batch._checks.cells.to("meta"))
+    cells = batch._checks.cells
+    if cells is not None:
+        cells = StartCells(cells.cells.to("meta"), cells.volumes.to("meta"))
+    checks = replace(batch._checks, cells=cells)
     codes = checks.codes(
         walk.moving.batch,
         forces=walk.phase.forces,
@@ -202,6 +206,21 @@ def test_a_cell_that_has_changed_too_much_stops_its_walker(double):
     own = [c for c in journey.candidates if c.walker == "swelling"]
     assert [c.reason for c in own] in ([StopReason.CELL], [])  # the last geometry that passed, where there was one
     assert all(1 / 1.02 < abs(np.linalg.det(c.frame.cell) / np.linalg.det(swelling.start_cell)) < 1.02 for c in own)
+
+
+def test_a_walker_that_starts_where_volumes_end_has_no_limits_of_its_own(double):
+    settings = pressed("isotropic", store_every=1000)
+    start = newborn(crystal(1))
+    volume = abs(np.linalg.det(start.start_cell))
+    for volumes, stops in (
+        ({}, {}),
+        ({"another": (volume / 3, volume / 3)}, {}),
+        ({"test": (volume / 3, 2 * volume)}, {}),
+        ({"test": (volume / 3, volume / 3)}, {StopReason.CELL: 1}),
+    ):
+        nursery = nursery_of(settings, [crystal(5)], 1)
+        journey = WalkerBatch(double, DIGEST, settings, nursery, [start], volumes_A3=volumes).run(5)
+        assert journey.stops == stops
 
 
 def test_a_cell_that_leaps_is_held_until_its_walker_is_replaced(double):

@@ -11,7 +11,17 @@ from engine import crystal, ethanol, slab, water, zoo
 from test_walkers import OPEN
 
 from pipeline.batching import make_batch
-from pipeline.dynamics.stops import PRECEDENCE, BondGraph, StopChecks, bonds, heights
+from pipeline.dynamics.stops import (
+    BOND_BAND,
+    PRECEDENCE,
+    BondGraph,
+    Bonds,
+    StartCells,
+    StopChecks,
+    bonds,
+    heights,
+    start_bonds,
+)
 from pipeline.frames import Frame
 from pipeline.records import StopReason
 
@@ -50,7 +60,7 @@ def test_a_graph_has_changed_where_a_bond_has_broken_or_a_new_one_has_formed():
         starts = [ethanol(1), slab(1), water(1), crystal(1), ethanol(2)]
         later = [moved(f, rng.normal(scale=spread, size=(len(f), 3))) for f in starts]
         graphs = bonds(make_batch(starts, CUTOFF_A), FRACTION, CUTOFF_A)
-        graph = BondGraph.of(graphs, np.array([len(f) for f in starts]))
+        graph = BondGraph.of([Bonds(pairs, pairs) for pairs in graphs], np.array([len(f) for f in starts]))
         found = graph.changed(make_batch(later, CUTOFF_A + 1.0), FRACTION, CUTOFF_A)
         expected = [bonds_by_ase(a) != bonds_by_ase(b) for a, b in zip(starts, later, strict=True)]
         assert found.tolist() == expected
@@ -61,8 +71,40 @@ def test_a_graph_has_changed_where_a_bond_has_broken_or_a_new_one_has_formed():
 def test_without_any_bond_every_new_one_is_a_change():
     nothing = [np.zeros((0, 2), dtype=np.int64)] * 2
     apart = moved(water(), np.array([[0, 0, 0], [9.0, 0, 0], [0, 9.0, 0]]))
-    graph = BondGraph.of(nothing, np.array([3, 3]))
+    graph = BondGraph.of([Bonds(pairs, pairs) for pairs in nothing], np.array([3, 3]))
     assert graph.changed(make_batch([apart, water()], CUTOFF_A), FRACTION, CUTOFF_A).tolist() == [False, True]
+
+
+def pulled(length):
+    """Water with one O-H bond of this length; the other is whole."""
+    frame = water()
+    bond = frame.positions[1] - frame.positions[0]
+    frame.positions[1] = frame.positions[0] + bond * (length / np.linalg.norm(bond))
+    return frame
+
+
+@pytest.mark.parametrize("at_start", [0.97, 1.03])
+def test_a_pair_that_starts_at_the_threshold_is_watched_by_neither_side(at_start):
+    threshold = FRACTION * covalent_radii[[1, 8]].sum()
+    wide = (1 + BOND_BAND) * CUTOFF_A
+    graph = BondGraph.of(
+        start_bonds(make_batch([pulled(at_start * threshold)], wide), FRACTION, CUTOFF_A), np.array([3])
+    )
+    for later in (0.8, 0.97, 1.03, 1.3):
+        batch = make_batch([pulled(later * threshold)], CUTOFF_A)
+        assert not graph.changed(batch, FRACTION, CUTOFF_A).item()
+    apart = moved(water(), np.array([[0, 0, 0], [0, 0, 0], [9.0, 0, 0]]))  # the other bond is
+    assert graph.changed(make_batch([apart], CUTOFF_A), FRACTION, CUTOFF_A).item()
+
+
+def test_pairs_well_off_the_threshold_are_watched_to_the_threshold_itself():
+    threshold = FRACTION * covalent_radii[[1, 8]].sum()
+    for at_start, whole in ((0.9, True), (1.1, False)):
+        starts = make_batch([pulled(at_start * threshold)], (1 + BOND_BAND) * CUTOFF_A)
+        graph = BondGraph.of(start_bonds(starts, FRACTION, CUTOFF_A), np.array([3]))
+        for later in (0.99, 1.01):
+            batch = make_batch([pulled(later * threshold)], CUTOFF_A)
+            assert graph.changed(batch, FRACTION, CUTOFF_A).item() is ((later < 1) is not whole)
 
 
 def test_heights_are_volume_over_face():
@@ -79,6 +121,12 @@ def sheared(angle_deg):
     return np.array(
         [[6.0, 0, 0], [6 * math.cos(math.radians(angle_deg)), 6 * math.sin(math.radians(angle_deg)), 0], [0, 0, 6.0]]
     )
+
+
+def start_cells(cell, smallest=None, largest=None):
+    own = abs(np.linalg.det(cell))
+    limits = [[own if smallest is None else smallest, own if largest is None else largest]]
+    return StartCells(torch.from_numpy(cell).unsqueeze(0), torch.tensor(limits, dtype=torch.float64))
 
 
 CUBE = 6.0 * np.eye(3)
@@ -103,7 +151,7 @@ def test_cells_that_have_gone_too_far_stop_their_walker(name):
     frame = Frame.from_atoms(crystal().to_atoms(), system="test")
     start = make_batch([frame], CUTOFF_A)
     batch = start.with_geometry(start.positions, torch.from_numpy(cell).unsqueeze(0))
-    checks = StopChecks(OPEN, CUTOFF_A, 100, torch.from_numpy(CUBE).unsqueeze(0), None)
+    checks = StopChecks(OPEN, CUTOFF_A, 100, start_cells(CUBE), None)
     code = checks.codes(
         batch,
         forces=torch.zeros(2, 3, dtype=torch.float64),
@@ -112,6 +160,13 @@ def test_cells_that_have_gone_too_far_stop_their_walker(name):
         ages=torch.tensor([3]),
     )
     assert PRECEDENCE[int(code)] is (StopReason.CELL if gone else StopReason.RUNNING)
+
+
+def test_volumes_are_counted_from_the_smallest_and_largest_start_whatever_a_walker_started_from():
+    checks = StopChecks(OPEN, CUTOFF_A, 100, start_cells(CUBE, smallest=150.0, largest=180.0), None)
+    for volume, gone in ((76.0, False), (74.0, True), (359.0, False), (361.0, True)):
+        cells = (volume ** (1 / 3) * torch.eye(3, dtype=torch.float64)).unsqueeze(0)
+        assert checks._cell_gone(cells, checks.cells).item() is gone
 
 
 def test_a_thin_cell_beyond_the_cutoff_goes_on():
@@ -123,7 +178,7 @@ def test_a_thin_cell_beyond_the_cutoff_goes_on():
         batch = start.with_geometry(
             start.positions, torch.diag(torch.tensor(heights_A, dtype=torch.float64)).unsqueeze(0)
         )
-        checks = StopChecks(stop, CUTOFF_A, 100, torch.from_numpy(long).unsqueeze(0), None)
+        checks = StopChecks(stop, CUTOFF_A, 100, start_cells(long), None)
         assert checks._cell_gone(batch.cells, checks.cells).item() is gone
 
 

@@ -368,6 +368,18 @@ def test_an_impulse_bias_acts_at_every_nth_step_with_n_times_the_force(double):
         assert relative == pytest.approx(0.25 * factor, rel=0.3, abs=1e-9)
 
 
+def test_an_impulse_of_the_bias_is_no_force_that_stops_a_walker(double):
+    walker = newborn(ethanol(20), tau=1.0)
+    bias = BiasSettings(tau=1.0, update_every=100, every=5)
+    for limit in (1.05, 0.95):
+        free = batch_of(double, settings_of(bias=bias), [walker]).run(5).walkers[0]
+        largest = np.linalg.norm(double.evaluate([free.frame]).forces, axis=1).max()
+        assert np.linalg.norm(free.forces, axis=1).max() > 2 * largest
+        stop = OPEN.model_copy(update={"max_force_eV_per_A": float(limit * largest)})
+        journey = batch_of(double, settings_of(bias=bias, stop=stop), [walker]).run(5)
+        assert journey.stops == ({} if limit > 1 else {StopReason.FORCE: 1})
+
+
 def test_seeds_give_the_same_walkers_and_other_seeds_give_others(double):
     settings = settings_of(max_steps=10)
 
