@@ -131,3 +131,16 @@ def device_of(wanted: str, ranks: Ranks) -> str:
         return wanted
     hosts = ranks.gather(socket.gethostname())
     return f"cuda:{hosts[: ranks.rank].count(hosts[ranks.rank]) % torch.cuda.device_count()}"
+
+
+def gpus(device: str, ranks: Ranks) -> list[tuple[str, str] | None]:
+    """The GPU of every rank, by its host and serial number; None for ranks that compute on a processor.
+
+    Args:
+        device: what this rank computes on.
+        ranks: all of which ask.
+    """
+    own = None
+    if device.startswith("cuda"):
+        own = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
+    return ranks.gather(own)

@@ -17,7 +17,8 @@ def scaled_product(x: Tensor, matrix: Tensor, factor: float, bias: Tensor | None
 
     For constant M and b the derivative takes ``factor`` along in the product; torch's own goes over its result once more.
     """
-    if torch.is_grad_enabled() and matrix.requires_grad:
+    trainable = matrix.requires_grad or (bias is not None and bias.requires_grad)
+    if torch.is_grad_enabled() and trainable:
         return _product(x, matrix, factor, bias, share)
     product: Tensor = _ScaledProduct.apply(x, matrix, factor, bias, share)  # type: ignore[no-untyped-call] # torch leaves it untyped
     return product

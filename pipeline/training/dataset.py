@@ -15,11 +15,14 @@ from pipeline.frames import IntArray
 from pipeline.neighbors import NeighborRows, neighbor_rows
 from pipeline.potentials.geometry import FixedGeometry, fix_geometry
 from pipeline.potentials.gmnn import GMNN
-from pipeline.ranks import ALONE, Ranks
+from pipeline.ranks import ALONE, Ranks, gpus
 from pipeline.records import Label
 
 CACHE_BYTES = 2**30
 """Constants of a whole set are kept in memory up to this size; above it every minibatch computes its own."""
+
+TOGETHER_BYTES = 2**28
+"""Constants of a set that is kept are made in parts of about this size: while they are made they take three times as much."""
 
 VOIGT_INDEX = ((0, 5, 4), (5, 1, 3), (4, 3, 2))
 """Where the components of a 3×3 stress stand in ASE's Voigt order."""
@@ -71,7 +74,7 @@ class LabelSet:
     Args:
         labels: at least one; the same on every rank.
         potential: of the architecture (the constants do not depend on its weights).
-        cache_bytes: keep the constants when they fit, per rank; None: :func:`room` of the device.
+        cache_bytes: keep the constants when they fit, per rank; None: :func:`room` of the devices. The same on all.
         ranks: who shares the minibatches.
         device: where minibatches are wanted.
     """
@@ -94,7 +97,7 @@ class LabelSet:
             neighbor_rows(f.positions, f.cell, f.pbc, potential.cutoff_A) for f in self._frames
         ]
         size = self._constant_bytes()
-        most = room(self.device) if cache_bytes is None else cache_bytes
+        most = room(self.device, ranks) if cache_bytes is None else cache_bytes
         self._dealt = most < size <= most * ranks.size and len(labels) >= ranks.size
         kept = slice(ranks.rank, None, ranks.size) if self._dealt else slice(None)
         self._frames, self._rows = self._frames[kept], self._rows[kept]
@@ -103,7 +106,7 @@ class LabelSet:
         self._targets = _targets(labels[kept]).to(self.device)
         self._constants: FixedGeometry | None = None
         if self._dealt or size <= most:
-            self._constants = self._fixed(range(len(self._frames)))
+            self._constants = self._whole(size // self.n_atoms)
 
     def __len__(self) -> int:
         return self._count
@@ -131,6 +134,25 @@ class LabelSet:
         batch = batch_from_rows([self._frames[k] for k in which], [self._rows[k] for k in which])
         return fix_geometry(self._potential, batch.to(self._potential.radial.table.device)).to(self.device)
 
+    def _whole(self, atom_bytes: int) -> FixedGeometry:
+        """The constants of all structures of this rank, made part by part and written to where they stay.
+
+        Args:
+            atom_bytes: of the constants of an atom.
+        """
+        parts = (self._starts * atom_bytes) // TOGETHER_BYTES
+        blocks = np.split(np.arange(len(parts)), np.flatnonzero(np.diff(parts)) + 1)
+        width = max(row.neighbors.shape[1] for row in self._rows)
+        ends = max(map(_most_ends, self._rows))
+        whole: FixedGeometry | None = None
+        for block in blocks:
+            part = self._fixed(block)
+            if whole is None:
+                whole = _laid_out(part, len(self._frames), int(self._sizes.sum()), width, ends)
+            _put(whole, part, int(block[0]), int(self._starts[block[0]]))
+        assert whole is not None
+        return whole
+
     def _constant_bytes(self) -> int:
         """Estimate of the memory of the whole set's constants."""
         width = max(row.neighbors.shape[1] for row in self._rows)
@@ -140,8 +162,19 @@ class LabelSet:
         return int(self.n_atoms * (per_atom * itemsize + 16 * width))
 
 
-def room(device: torch.device) -> int:
-    """Bytes of constants to keep: on a GPU half of what is free, 1 GiB elsewhere."""
+def room(device: torch.device, ranks: Ranks) -> int:
+    """Bytes of constants that each rank may keep: what the one with least can.
+
+    All must have the same answer, or they would not agree on who keeps what. Each looks before any keeps something, so those
+    that share a GPU find the same memory free, and divide it.
+    """
+    found = gpus(str(device), ranks)
+    own = found[ranks.rank]
+    return min(ranks.gather(own_room(device) // (1 if own is None else found.count(own))))
+
+
+def own_room(device: torch.device) -> int:
+    """Bytes of constants that a device may keep: on a GPU half of what is free, 1 GiB elsewhere."""
     return int(torch.cuda.mem_get_info(device)[0]) // 2 if device.type == "cuda" else CACHE_BYTES
 
 
@@ -195,3 +228,55 @@ def _take(whole: FixedGeometry, chosen: Tensor, places: Tensor) -> FixedGeometry
         edges=whole.edges.index_select(1, atoms),
         unit=whole.unit.index_select(1, atoms),
     )
+
+
+def _most_ends(rows: NeighborRows) -> int:
+    """Edges that end at the atom of a structure where most do."""
+    return int(np.bincount(rows.neighbors[~rows.padding], minlength=1).max())
+
+
+def _laid_out(part: FixedGeometry, structures: int, atoms: int, width: int, ends: int) -> FixedGeometry:
+    """Room for the constants of many structures, of which ``part`` are some.
+
+    Neighbours that are not there are the atom itself, with functions that are zero.
+
+    Args:
+        part: says of which kind the numbers are.
+        structures: of all together; ``atoms``: theirs.
+        width: M, the most neighbours of an atom.
+        ends: N, the most edges that end at an atom.
+    """
+    functions, components = part.sums.shape[1:]
+    return FixedGeometry(
+        species=part.species.new_empty(atoms),
+        system=part.system.new_empty(atoms),
+        n_atoms=part.n_atoms.new_empty(structures),
+        neighbors=torch.arange(atoms, device=part.neighbors.device).unsqueeze(1).repeat(1, width),
+        incoming=part.incoming.new_full((atoms, max(1, ends)), -1),
+        sums=part.sums.new_empty(atoms, functions, components),
+        radial=part.radial.new_zeros(atoms, functions, 2 * width),
+        moments=part.moments.new_zeros(atoms, components, width),
+        moment_slope=part.moment_slope.new_zeros(3, atoms, components, width),
+        edges=part.edges.new_zeros(3, atoms, width),
+        unit=part.unit.new_zeros(3, atoms, width),
+    )
+
+
+def _put(whole: FixedGeometry, part: FixedGeometry, structure: int, atom: int) -> None:
+    """Write the constants of consecutive structures to where they begin, with indices counted within the whole."""
+    atoms = slice(atom, atom + len(part.species))
+    (width, m), n = (whole.neighbors.shape[1], part.neighbors.shape[1]), part.incoming.shape[1]
+    whole.species[atoms] = part.species
+    whole.system[atoms] = part.system + structure
+    whole.n_atoms[structure : structure + len(part.n_atoms)] = part.n_atoms
+    whole.neighbors[atoms, :m] = part.neighbors + atom
+    start = torch.div(part.incoming, m, rounding_mode="floor")
+    moved = part.incoming + atom * width + start * (width - m)
+    whole.incoming[atoms, :n] = torch.where(part.incoming < 0, part.incoming, moved)
+    whole.sums[atoms] = part.sums
+    for kind in (0, 1):  # functions and slopes
+        whole.radial[atoms, :, kind * width : kind * width + m] = part.radial[:, :, kind * m : (kind + 1) * m]
+    whole.moments[atoms, :, :m] = part.moments
+    whole.moment_slope[:, atoms, :, :m] = part.moment_slope
+    whole.edges[:, atoms, :m] = part.edges
+    whole.unit[:, atoms, :m] = part.unit

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined] # torch does not mark it as exported
 from torch.nn import Parameter
 
-from pipeline.ranks import Ranks
+from pipeline.ranks import Ranks, gpus
 
 PATIENCE = timedelta(minutes=10)
 """How long a rank waits for another one that lives but does not answer. The death of one is noticed at once."""
@@ -55,10 +55,7 @@ def gradient_sum(ranks: Ranks, device: str = "cpu") -> Iterator[SumGradients]:
 
 def _way(ranks: Ranks, device: str) -> tuple[str, str]:
     """Which backend adds, and where: the same on all ranks."""
-    own = None
-    if device.startswith("cuda"):
-        own = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
-    found = ranks.gather(own)
+    found = gpus(device, ranks)
     apart = None not in found and len(set(found)) == len(found) and dist.is_nccl_available()
     return ("nccl", device) if apart else ("gloo", "cpu")
 

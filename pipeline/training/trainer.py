@@ -18,7 +18,7 @@ from pipeline.potentials.geometry import swept
 from pipeline.potentials.gmnn import GMNN
 from pipeline.potentials.sweeps import Sweeps
 from pipeline.settings.training import LearningRates, TrainingSettings
-from pipeline.training.dataset import LabelSet
+from pipeline.training.dataset import LabelSet, Minibatch
 from pipeline.training.distributed import SumGradients, nothing_to_add
 from pipeline.training.loss import loss_gradient
 
@@ -156,17 +156,34 @@ class Trainer:
         return float(total) / self._train.n_atoms, done
 
     def _validate(self, epoch: int, value: float) -> float:
-        """Score the weights and keep them when they are the best so far; without validation labels the newest are."""
+        """Score the weights and keep them when they are the best so far; without validation labels the newest are.
+
+        Weights that are of no use have NaN and are not kept.
+        """
+        if not self._usable():
+            return math.nan
         row: Row = {"epoch": float(epoch), "loss": value}
         score = min(self._best_score, 0.0)
         if self._validation is not None:
             row["energy_mae"], row["force_mae"], score = mean_absolute_errors(self._potential, self._validation)
             row["score"] = score
-        if score <= self._best_score:
-            self._best_score, self._best = score, _copy(self._potential.state_dict())
         if math.isfinite(score):
             self._history.append(row)
+            if score <= self._best_score:
+                self._best_score, self._best = score, _copy(self._potential.state_dict())
         return score
+
+    def _usable(self) -> bool:
+        """Whether the weights, and what they predict for some labels, are numbers; the same on all ranks.
+
+        The loss of an epoch does not tell: it is that of the weights before each step.
+        """
+        parameters = [p.detach().to(torch.float64).abs().sum() for p in self._potential.parameters()]
+        found = torch.stack(parameters).sum()
+        some = self._train.minibatch(np.arange(min(self._settings.batch, len(self._train))))
+        if some is not None:
+            found = found + _errors(self._sweeps, some).sum()
+        return math.isfinite(float(self._ranks.sum(found.cpu().numpy())))
 
     def _latest(self) -> Row:
         """The newest validation errors, for the report."""
@@ -182,13 +199,18 @@ def mean_absolute_errors(potential: GMNN, labels: LabelSet) -> tuple[float, floa
         minibatch = labels.minibatch(np.arange(first, min(first + together, len(labels))))
         if minibatch is None:
             continue
-        found, _ = swept(sweeps, minibatch.geometry, virial=False)
-        error = (found.energies - minibatch.targets.energies).abs()
-        force = (found.forces - minibatch.targets.forces).abs().sum()
-        errors += torch.stack([error.sum(), (error / minibatch.geometry.n_atoms).sum(), force])
+        errors += _errors(sweeps, minibatch)
     energy, per_atom, force_sum = labels.ranks.sum(errors.cpu().numpy()).tolist()
     force_mae = force_sum / (3 * labels.n_atoms)
     return per_atom / len(labels), force_mae, energy / len(labels) + force_mae
+
+
+def _errors(sweeps: Sweeps, minibatch: Minibatch) -> Tensor:
+    """(3,) float64 sums of absolute errors: of energies in eV, of energies per atom in eV, of force components in eV/Å."""
+    found, _ = swept(sweeps, minibatch.geometry, virial=False)
+    error = (found.energies - minibatch.targets.energies).abs()
+    force = (found.forces - minibatch.targets.forces).abs().sum()
+    return torch.stack([error.sum(), (error / minibatch.geometry.n_atoms).sum(), force]).detach()
 
 
 def _copy(state: State) -> State:

@@ -107,13 +107,19 @@ class StructuredSketch(Sketch):
         z[:, place : place + 1] += constant
         return z
 
-    def plain(self, inputs: Sequence[Tensor], deltas: Sequence[Tensor]) -> Tensor:
-        """The features as a graph that derivatives of any order can be taken of."""
-        total = torch.zeros_like(inputs[0][:, :1])
-        for k, (x, delta) in enumerate(zip(inputs, deltas, strict=True)):
-            spectrum = torch.fft.rfft(fold(delta, self.signs(k, x.dtype)[2], self.dimension))
-            total = total + torch.fft.irfft(torch.fft.rfft(self.folded(k, x)) * spectrum, n=self.dimension)
-        return total
+    def factors(self, inputs: Sequence[Tensor], deltas: Sequence[Tensor]) -> list[Tensor]:
+        """Of each layer in turn, two tensors whose products add up to the spectrum of the features.
+
+        Of a layer with one output they add up to the features themselves: a convolution with one number is a product.
+        """
+        found: list[Tensor] = []
+        for k, (layer, x, delta) in enumerate(zip(self.layers, inputs, deltas, strict=True)):
+            z, right = self.folded(k, x), self.signs(k, x.dtype)[2]
+            if layer.n_out == 1:
+                found += [z, delta * right]
+            else:
+                found += [torch.fft.rfft(z), torch.fft.rfft(fold(delta, right, self.dimension))]
+        return found
 
 
 def fold(values: Tensor, signs: Tensor, length: int) -> Tensor:
@@ -140,16 +146,14 @@ class _Convolutions(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sketch: StructuredSketch, *tensors: Tensor) -> Tensor:  # noqa: ANN401 # torch says no more of it
         inputs, deltas = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
-        kept: list[Tensor] = []
+        kept = sketch.factors(inputs, deltas)
         spectrum, total = None, None
-        for k, (layer, x, delta) in enumerate(zip(sketch.layers, inputs, deltas, strict=True)):
-            z, right = sketch.folded(k, x), sketch.signs(k, x.dtype)[2]
-            if layer.n_out == 1:  # the convolution with one number is a product
-                kept += [z, delta * right]
-                total = z * kept[-1] if total is None else total.addcmul_(z, kept[-1])
-                continue
-            kept += [torch.fft.rfft(z), torch.fft.rfft(fold(delta, right, sketch.dimension))]
-            spectrum = kept[-2] * kept[-1] if spectrum is None else spectrum.addcmul_(*kept[-2:])
+        for k, layer in enumerate(sketch.layers):
+            left, right = kept[2 * k : 2 * k + 2]
+            if layer.n_out == 1:
+                total = left * right if total is None else total.addcmul_(left, right)
+            else:
+                spectrum = left * right if spectrum is None else spectrum.addcmul_(left, right)
         ctx.sketch = sketch
         ctx.save_for_backward(*tensors, *kept)
         if spectrum is None:
@@ -164,11 +168,9 @@ class _Convolutions(torch.autograd.Function):
         count = len(sketch.layers)
         tensors, kept = ctx.saved_tensors[: 2 * count], ctx.saved_tensors[2 * count :]
         if torch.is_grad_enabled():
-            wanted = [tensor for tensor in tensors if tensor.requires_grad]
-            found = iter(
-                torch.autograd.grad(sketch.plain(tensors[:count], tensors[count:]), wanted, gradient, create_graph=True)
-            )
-            return None, *(next(found) if tensor.requires_grad else None for tensor in tensors)
+            # with their graph; not by torch from saved tensors: deltas depend on inputs, and a derivative with respect to
+            # inputs would take that way too
+            kept = sketch.factors(tensors[:count], tensors[count:])
         spectrum = torch.fft.rfft(gradient)
         by_inputs, by_deltas = [], []
         for k, layer in enumerate(sketch.layers):

@@ -7,6 +7,7 @@ from potential_contract import equal
 
 from pipeline.batching import make_batch
 from pipeline.potentials.base import differentiate
+from pipeline.potentials.gmnn import BIAS_FACTOR
 from pipeline.potentials.invariants import Invariants
 from pipeline.potentials.moments import PAIRS, TRIPLES, feature_count
 from pipeline.potentials.network import scaled_product, silu
@@ -103,6 +104,33 @@ def test_a_second_derivative_of_the_energy_is_the_slope_of_the_forces():
     ]
     expected = -(8 * (ends[0] - ends[1]) - (ends[2] - ends[3])) / (12 * step)
     torch.testing.assert_close(bent, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_derivatives_of_sketched_features_that_keep_their_graph_are_those_that_do_not():
+    """And the second is the slope of the first. What is convolved depends on the same positions, one through the other."""
+    potential = gmnn(kind="sketched").requires_grad_(False)
+    batch = make_batch([ethanol()], potential.cutoff_A)
+    direction = torch.randn(9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def slope(shift, create_graph=False):
+        positions = (batch.positions.detach() + shift).requires_grad_(True)
+        phi = potential(batch.with_positions(positions), features=True).features
+        return positions, torch.autograd.grad(phi.square().sum(), positions, create_graph=create_graph)[0]
+
+    positions, bent = slope(0.0, create_graph=True)
+    equal(bent, slope(0.0)[1])
+    (second,) = torch.autograd.grad((bent * direction).sum(), positions)
+    step = 1e-4
+    ends = [slope(h * direction)[1] for h in (step, -step, 2 * step, -2 * step)]
+    expected = (8 * (ends[0] - ends[1]) - (ends[2] - ends[3])) / (12 * step)
+    torch.testing.assert_close(second, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_a_bias_learns_also_where_the_weights_do_not():
+    layer = gmnn().linear_layers[0]
+    layer.weight.requires_grad_(False)
+    layer(torch.ones(3, layer.weight.shape[1], dtype=torch.float64)).sum().backward()
+    equal(layer.bias.grad, torch.full_like(layer.bias, 3 * BIAS_FACTOR))
 
 
 def test_pieces_of_the_network_have_their_derivatives():

@@ -2,8 +2,10 @@
 
 import json
 import math
+import threading
 import time
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -15,15 +17,17 @@ from pipeline.batching import make_batch
 from pipeline.frames import Frame
 from pipeline.potentials import load
 from pipeline.potentials.base import differentiate
-from pipeline.potentials.geometry import differentiate_fixed
+from pipeline.potentials.geometry import differentiate_fixed, fix_geometry
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
 from pipeline.potentials.sweeps import Sweeps
+from pipeline.ranks import Ranks
 from pipeline.records import Label, ModelRef, Split, Status, TrainTask
 from pipeline.settings.potential import GMNNSettings
 from pipeline.settings.training import LearningRates, LossSettings, TrainingSettings
 from pipeline.settings.uncertainty import CommitteeUncertaintySettings, FeatureUncertaintySettings
 from pipeline.shards import write_labels
 from pipeline.train import run_train
+from pipeline.training import dataset
 from pipeline.training.dataset import LabelSet
 from pipeline.training.energy_scale import composition_offsets, energy_unit
 from pipeline.training.loss import loss, loss_gradient
@@ -95,6 +99,93 @@ def test_minibatches_give_the_energies_forces_and_virials_of_the_general_path():
         torch.testing.assert_close(found.virials, expected.virials, rtol=1e-9, atol=1e-10)
         np.testing.assert_array_equal(minibatch.targets.energies, [labels[k].energy for k in chosen])
         np.testing.assert_array_equal(minibatch.targets.forces, np.concatenate([labels[k].forces for k in chosen]))
+
+
+def test_constants_made_in_parts_are_those_made_at_once(monkeypatch):
+    labels = mixed_labels()
+    potential = potential_for(labels, dtype=torch.float64)
+    at_once = LabelSet(labels, potential)
+    parts = []
+    monkeypatch.setattr(dataset, "TOGETHER_BYTES", 2 * at_once._constant_bytes() // len(labels))
+    monkeypatch.setattr(dataset, "fix_geometry", lambda *args: parts.append(fixed := fix_geometry(*args)) or fixed)
+    in_parts = LabelSet(labels, potential)
+    assert len(parts) > 2
+    assert max(len(part.n_atoms) for part in parts) > 1
+    for chosen in (np.arange(len(labels)), np.array([5, 0, 7, 2])):
+        one, other = (made.minibatch(chosen).geometry for made in (at_once, in_parts))
+        # where nobody is, functions are zero, and the place does not matter
+        here = one.radial.abs().sum(dim=1).unflatten(1, (2, -1)).sum(dim=1) > 0
+        for field in fields(one):
+            a, b = getattr(one, field.name), getattr(other, field.name)
+            assert (a.shape, a.dtype, a.is_contiguous()) == (b.shape, b.dtype, b.is_contiguous())
+            if field.name in ("edges", "unit"):
+                a, b = a[:, here], b[:, here]
+            elif field.name in ("moments", "moment_slope"):
+                a, b = a * here.unsqueeze(1), b * here.unsqueeze(1)
+            torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13, msg=lambda text, n=field.name: f"{n}: {text}")
+        a, b = (differentiate_fixed(potential, geometry, virial=True) for geometry in (one, other))
+        torch.testing.assert_close(a.forces, b.forces, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(a.virials, b.virials, rtol=1e-12, atol=1e-12)
+
+
+class Threads(Ranks):
+    """Threads of this process that tell each other what ranks do."""
+
+    def __init__(self, rank, slots, barrier):
+        super().__init__(rank, len(slots))
+        self._slots, self._barrier = slots, barrier
+
+    def gather(self, value):
+        self._slots[self.rank] = value
+        self._barrier.wait(60)
+        found = list(self._slots)
+        self._barrier.wait(60)
+        return found
+
+    def collect(self, value):
+        found = self.gather(value)
+        return found if self.first else []
+
+    def broadcast(self, value, root=0):
+        return self.gather(value)[root]
+
+    def exchange(self, values):
+        return [row[self.rank] for row in self.gather(values)]
+
+
+@pytest.mark.parametrize("shares", [(1.5, 0.7), (0.7, 1.5), (0.7, 0.3), (3.0, 2.0)])
+def test_ranks_with_unequal_memory_still_count_every_structure_once(shares, monkeypatch):
+    labels = copper(8)
+    potential = potential_for(labels)
+    size = LabelSet(labels, potential)._constant_bytes()
+    mine = threading.local()
+    monkeypatch.setattr(dataset, "own_room", lambda device: mine.room)
+    slots, barrier = [None, None], threading.Barrier(2)
+
+    def energies(rank):
+        mine.room = int(shares[rank] * size)
+        part = LabelSet(labels, potential, ranks=Threads(rank, slots, barrier)).minibatch(np.array([5, 0, 7, 3, 1]))
+        return [] if part is None else part.targets.energies.tolist()
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [energy for part in pool.map(energies, range(2)) for energy in part]
+    assert sorted(found) == sorted(labels[k].energy for k in (5, 0, 7, 3, 1))
+
+
+def test_ranks_on_one_gpu_divide_what_is_free_and_keep_what_the_smallest_can(monkeypatch):
+    places = [("a", "gpu 0"), ("a", "gpu 0"), ("b", "gpu 0")]
+    free = [900, 900, 500]
+    mine = threading.local()
+    slots, barrier = [None] * 3, threading.Barrier(3)
+    monkeypatch.setattr(dataset, "own_room", lambda device: free[mine.rank])
+    monkeypatch.setattr(dataset, "gpus", lambda device, ranks: ranks.gather(places[ranks.rank]))
+
+    def room(rank):
+        mine.rank = rank
+        return dataset.room(torch.device("cpu"), Threads(rank, slots, barrier))
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(room, range(3))) == [450, 450, 450]
 
 
 @pytest.mark.parametrize("hidden", [(24, 24), (16,), (12, 8, 6)])
@@ -213,6 +304,36 @@ def test_a_training_that_explodes_restarts_at_half_the_rates_and_then_gives_up()
     outcome = trainer.run(Schedule(epochs=5, rate=1.0))
     assert outcome == Outcome(finite=False, epochs=2, history=())
     assert all(bool(torch.isfinite(p).all()) for p in potential.parameters())
+
+
+@pytest.mark.parametrize("rate", [1e45, 1e30])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_weights_that_one_step_ruins_are_not_kept_though_no_label_validates(rate, epochs):
+    """Infinite ones, and finite ones whose predictions are not."""
+    labels = copper(3)
+    potential = potential_for(labels)
+    before = {name: tensor.clone() for name, tensor in potential.state_dict().items()}
+    trainer = Trainer(potential, LabelSet(labels, potential), None, settings=QUICK, seed=1, report=lambda row: None)
+    outcome = trainer.run(Schedule(epochs=epochs, rate=rate))
+    assert (outcome.finite, outcome.history) == (False, ())
+    assert all(torch.equal(before[name], tensor) for name, tensor in potential.state_dict().items())
+
+
+def test_a_training_whose_first_step_was_too_large_starts_again_from_sound_weights():
+    labels = copper(3)
+    potential = potential_for(labels)
+    trainer = Trainer(potential, LabelSet(labels, potential), None, settings=QUICK, seed=1, report=lambda row: None)
+    descend, rates = trainer._descend, []
+
+    def wild_at_first(schedule):
+        rates.append(schedule.rate)
+        return descend(replace(schedule, rate=1e30 if len(rates) == 1 else schedule.rate))
+
+    trainer._descend = wild_at_first
+    outcome = trainer.run(Schedule(epochs=1, rate=1.0))
+    assert (outcome.finite, rates) == (True, [1.0, 0.5])
+    assert all(bool(torch.isfinite(p).all()) for p in potential.parameters())
+    assert [row["epoch"] for row in outcome.history] == [1.0]
 
 
 def test_without_validation_labels_the_last_weights_are_kept():
