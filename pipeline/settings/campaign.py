@@ -102,11 +102,17 @@ class CampaignSettings(Settings):
         return self
 
     def _cell_problems(self) -> list[str]:
-        """What only makes sense where the cell moves."""
+        """Conditions that nobody would walk at, and what only makes sense where the cell moves."""
         walkers = self.walkers
-        if walkers.barostat is not None:
-            return []
         problems = []
+        conditions = len(walkers.temperatures_K) * len(walkers.pressures_MPa)
+        if walkers.count < conditions:
+            problems.append(
+                f"walkers.count ({walkers.count}) is less than the {conditions} conditions of temperatures_K and "
+                "pressures_MPa: some would never be walked at; raise it or remove some"
+            )
+        if walkers.barostat is not None:
+            return problems
         if any(walkers.pressures_MPa):
             problems.append(
                 f"walkers.pressures_MPa is {list(walkers.pressures_MPa)} but the cell does not move; set walkers.barostat"

@@ -71,7 +71,8 @@ class BiasSettings(Settings):
         5,
         le=20,
         description="with a barostat: MD steps between those that give the stress its own strength τ_stress (r-RESPA); in "
-        "between it carries that of the force, at no cost; n time steps must be short against any vibration, also the cell's",
+        "between it carries that of the force, at no cost; n time steps must be short against any vibration, also the cell's. "
+        "Without effect where bias.every is above 1 or a weight is not 1: the stress then has its own strength at every step",
     )
 
     @property

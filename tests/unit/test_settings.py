@@ -248,6 +248,10 @@ def with_variables(*more: dict[str, Any]) -> dict[str, Any]:
             "walkers.bias.quantity is atomic but uncertainty.kind is committee",
         ),
         (["walkers.bias.tau_stress=0.2"], "walkers.bias.tau_stress is 0.2 but the cell does not move"),
+        (
+            [BAROSTAT, "walkers.pressures_MPa=[0, 250, -250]", "walkers.count=2", "walkers.batch=2"],
+            "walkers.count (2) is less than the 3 conditions",
+        ),
         (["walkers.pressures_MPa=[0, 250]"], "walkers.pressures_MPa is [0.0, 250.0] but the cell does not move"),
         (
             ["walkers.bias.schedule={kind: adaptive, steps: 100, least: 1, most: 0.5}"],
