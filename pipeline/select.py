@@ -15,7 +15,7 @@ import torch
 
 from pipeline.durable import written_into
 from pipeline.errors import DiskFullError, PipelineError
-from pipeline.frames import FloatArray, Frame, IntArray
+from pipeline.frames import BoolArray, FloatArray, Frame, IntArray
 from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import Model, load
 from pipeline.ranks import ALONE, Ranks, device_of
@@ -23,7 +23,7 @@ from pipeline.records import Candidate, Remark, SelectResult, SelectTask, Status
 from pipeline.selection.dedupe import duplicates
 from pipeline.selection.methods import pick
 from pipeline.selection.pool import read_pool
-from pipeline.selection.rows import Features
+from pipeline.selection.rows import Features, Rows
 from pipeline.selection.spread import BLOCK, Spread
 from pipeline.shards import listed, read_labels, write_candidates
 from pipeline.together import run_together
@@ -122,14 +122,24 @@ def _picks(task: SelectTask, model: Model, dropped: Counter[str], ranks: Ranks) 
     kept = spread.kept(fresh[gentle])
     if kept.count == 0:
         return []
-    groups = ([newest[k].frame for k in block] for block in _blocks(fresh[gentle], spread, together))
     double = kept.count * model.first.feature_dimension * 8 <= SINGLE_ABOVE_BYTES
-    features = _features(model, groups, len(kept.items), double, BLOCK * together)
     wanted = known if task.settings.kind in NEEDS_KNOWN else []
-    reference = _features(model, wanted, sum(map(len, wanted)), double, BLOCK * together)
+    origin = None if double else _origin(model, wanted, ranks)
+    places = fresh[gentle]
+    groups = ([newest[k].frame for k in block] for block in _blocks(places, spread, together))
+    features = _features(model, groups, len(kept.items), double, BLOCK * together, origin)
+    sound = _finite(features)
+    lost = int(ranks.sum(np.array([(~sound).sum()], dtype=np.float64))[0])
+    dropped["not_finite"] += lost
+    if lost:
+        features, places, kept = features[sound], places[sound], kept.kept(np.flatnonzero(sound))
+    if kept.count == 0:
+        return []
+    reference = _features(model, wanted, sum(map(len, wanted)), double, BLOCK * together, origin)
+    reference = reference[_finite(reference)]
     device = str(model.device)
     chosen = pick(task.settings, features, reference, kept, count=task.count, seed=task.seed, device=device)
-    here = dict(zip(kept.items.tolist(), fresh[gentle].tolist(), strict=True))
+    here = dict(zip(kept.items.tolist(), places.tolist(), strict=True))
     found = [(item, newest[here[item]]) for item in chosen if item in here]
     picked = dict(itertools.chain.from_iterable(ranks.gather(found)))
     return [picked[item] for item in chosen]
@@ -156,16 +166,36 @@ def _blocks(places: IntArray, spread: Spread, together: int) -> list[IntArray]:
     return np.split(places, edges) if len(places) else []
 
 
-def _features(model: Model, groups: Iterable[Sequence[Frame]], count: int, double: bool, batch: int) -> Features:
-    """(n, P) kernel features of ``count`` structures, group by group and in batches."""
+def _origin(model: Model, known: Sequence[Sequence[Frame]], ranks: Ranks) -> FloatArray | None:
+    """(P,) what distances are measured from when rows are kept in single precision: one of the structures that are known.
+
+    What all rows have in common leaves distances alone, but takes the digits they are computed with. None: nothing is known.
+    """
+    first = next((group[:1] for group in known if group), [])
+    own = model.kernel_features(first)[0] if first else None
+    finite = [row for row in ranks.gather(own) if row is not None and np.isfinite(row).all()]
+    return finite[0] if finite else None
+
+
+def _features(
+    model: Model, groups: Iterable[Sequence[Frame]], count: int, double: bool, batch: int, origin: FloatArray | None
+) -> Features:
+    """(n, P) kernel features of ``count`` structures as seen from ``origin``, group by group and in batches."""
     shape = (count, model.first.feature_dimension)
     features: Features = np.empty(shape, dtype=np.float64) if double else np.empty(shape, dtype=np.float32)
     done = 0
     for group in groups:
         if group:
-            features[done : done + len(group)] = model.kernel_features(group, batch_size=batch)
+            found = model.kernel_features(group, batch_size=batch)
+            features[done : done + len(group)] = found if origin is None else found - origin
             done += len(group)
     return features
+
+
+def _finite(features: Features) -> BoolArray:
+    """(n,) where |x|² is a number that methods can compare."""
+    finite: BoolArray = torch.isfinite(Rows(features).squares()).numpy()
+    return finite
 
 
 def rescore(model: Model, candidates: Sequence[Candidate]) -> Scored:

@@ -9,6 +9,9 @@ cannot be the next are left alone (:class:`pipeline.selection.rows.Frontier`), a
 Several ranks share the candidates: each keeps its rows, and all learn of every pick. The picks are those of a single process
 but for candidates that differ by rounding alone: products of matrices of other shapes may round differently.
 
+Distances are |x|² + |y|² − 2 x·y. In single precision that takes rows without a large part in common: MaxDist and LCMD do not
+care from which point they are measured, so long as it is the same for candidates and training set.
+
 After Holzmüller et al., J. Mach. Learn. Res. 24 (2023) 1; Zaverkin et al. 2024.
 """
 
@@ -129,8 +132,9 @@ def lcmd(
         if labelled == 0 and not picks:
             best = spread.best(squares)
         else:
-            sums = torch.bincount(cluster, nearest, minlength=labelled + len(picks))
-            largest = int(np.argmax(spread.ranks.sum(sums.cpu().numpy())))
+            # a GPU adds in whatever order its threads come: a sum could differ from one run to the next
+            sums = torch.bincount(cluster.cpu(), nearest.cpu(), minlength=labelled + len(picks))
+            largest = int(np.argmax(spread.ranks.sum(sums.numpy())))
             best = _farthest(spread, nearest, free & (cluster == largest))
             if best.value == -np.inf:  # nobody is left in it
                 best = _farthest(spread, nearest, free)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ase.build import molecule
 
+from pipeline import select
 from pipeline.frames import Frame
 from pipeline.potentials import Model, save
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
@@ -137,6 +138,45 @@ def test_unphysical_candidates_are_dropped_and_counted(tmp_path: Path, model: Mo
     result = run_select(task_in(tmp_path, model, labelled, pool))
     assert result.dropped == {"not_finite": 1, "too_close": 1}
     assert identities(picks_of(result)) == [good.identity]
+
+
+@pytest.mark.parametrize("kind", ["maxdet", "maxdist", "lcmd", "maxdiag"])
+def test_candidates_without_finite_features_are_dropped_and_counted(
+    kind: str, tmp_path: Path, model: Model, labelled: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = [candidate(ethanol(seed), seed) for seed in range(310, 318)]
+    bad = {pool[3].frame.identity: np.nan, pool[6].frame.identity: np.inf, labelled[2].identity: np.nan}
+    features = Model.kernel_features
+
+    def broken(self: Model, frames: Sequence[Frame], batch_size: int = 64) -> np.ndarray:
+        factors = np.array([bad.get(frame.identity, 1.0) for frame in frames])
+        return features(self, frames, batch_size) * factors[:, None]
+
+    good = [item for k, item in enumerate(pool) if k not in (3, 6)]
+    expected = run_select(task_in(tmp_path, model, labelled[:2] + labelled[3:], good, kind=kind))
+    monkeypatch.setattr(Model, "kernel_features", broken)
+    (tmp_path / "broken").mkdir()
+    result = run_select(task_in(tmp_path / "broken", model, labelled, pool, kind=kind))
+    assert result.dropped == {"not_finite": 2}
+    assert sorted(identities(picks_of(result))) == sorted(identities(picks_of(expected)))
+
+
+@pytest.mark.parametrize("kind", ["maxdist", "lcmd"])
+def test_single_precision_tells_candidates_apart_that_have_much_in_common(
+    kind: str, tmp_path: Path, model: Model, labelled: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = [candidate(ethanol(seed, 0.2), seed) for seed in range(700, 730)]
+    task = task_in(tmp_path, model, labelled, pool, kind=kind)
+    expected = identities(picks_of(run_select(task)))
+    features = Model.kernel_features
+    spread = float(np.ptp(features(model, [item.frame for item in pool]), axis=0).max())
+
+    def far_away(self: Model, frames: Sequence[Frame], batch_size: int = 64) -> np.ndarray:
+        return features(self, frames, batch_size) + 1e4 * spread
+
+    monkeypatch.setattr(Model, "kernel_features", far_away)
+    monkeypatch.setattr(select, "SINGLE_ABOVE_BYTES", 0)
+    assert identities(picks_of(run_select(replace(task, output=str(tmp_path / "single"))))) == expected
 
 
 def test_large_predicted_forces_are_dropped(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
