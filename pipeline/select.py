@@ -18,7 +18,7 @@ from pipeline.errors import DiskFullError, PipelineError
 from pipeline.frames import BoolArray, FloatArray, Frame, IntArray
 from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import Model, load
-from pipeline.ranks import ALONE, Ranks, device_of
+from pipeline.ranks import ALONE, Ranks, device_of, gpus
 from pipeline.records import Candidate, Remark, SelectResult, SelectTask, Status, Stopwatch
 from pipeline.selection.dedupe import duplicates
 from pipeline.selection.methods import pick
@@ -111,7 +111,7 @@ def _picks(task: SelectTask, model: Model, dropped: Counter[str], ranks: Ranks) 
         spread=spread,
     )
     fresh = np.flatnonzero(~same)
-    together = _together(model.device, max((len(candidate.frame) for candidate in pool), default=1))
+    together = _together(model.device, max((len(candidate.frame) for candidate in pool), default=1), ranks)
     scored = [rescore(model, [pool[k] for k in block]) for block in _blocks(fresh, spread, together)]
     newest = dict(zip(fresh.tolist(), itertools.chain.from_iterable(part.candidates for part in scored), strict=True))
     largest = np.concatenate([np.zeros(0), *(part.largest_force for part in scored)])
@@ -153,11 +153,16 @@ def _known(task: SelectTask, ranks: Ranks) -> list[list[Frame]]:
     return [*known, list(task.in_flight)] if ranks.rank == ranks.size - 1 else known
 
 
-def _together(device: torch.device, largest: int) -> int:
-    """Blocks of structures of at most ``largest`` atoms that are computed at a time: a GPU is kept busy by many."""
-    if device.type != "cuda":
-        return 1
-    return max(1, int(torch.cuda.mem_get_info(device)[0]) // (2 * ATOM_BYTES * largest * BLOCK))
+def _together(device: torch.device, largest: int, ranks: Ranks) -> int:
+    """Blocks of structures of at most ``largest`` atoms that are computed at a time: a GPU is kept busy by many.
+
+    What the rank with least memory can; ranks that share a GPU divide what is free on it.
+    """
+    own, blocks = gpus(str(device), ranks), 1
+    if device.type == "cuda":
+        free = int(torch.cuda.mem_get_info(device)[0]) // own.count(own[ranks.rank])
+        blocks = free // (2 * ATOM_BYTES * largest * BLOCK)
+    return max(1, min(ranks.gather(blocks)))
 
 
 def _blocks(places: IntArray, spread: Spread, together: int) -> list[IntArray]:
