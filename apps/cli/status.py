@@ -3,11 +3,12 @@
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from apps.cli.board import Board
@@ -55,7 +56,8 @@ def show_status(directory: Path) -> None:
     if board.version:
         OUT.print(rounds_table(round_rows(store)))
         if rows := motion_rows(walker_series(store)):
-            OUT.print(motion_table(rows, with_pressure=has_barostat(store)))
+            for table in motion_tables(rows, with_pressure=has_barostat(store)):
+                OUT.print(table)
 
 
 def queued_driver(store: Store) -> str:
@@ -114,29 +116,28 @@ def has_barostat(store: Store) -> bool:
     return CampaignSettings.model_validate(store.state().settings).walkers.barostat is not None
 
 
-def motion_table(rows: Sequence[MotionRow], *, with_pressure: bool) -> Table:
-    """One row per system, variable and condition of the walkers. "memory" is the integrated correlation time."""
-    pressure = ("p MPa",) if with_pressure else ()
-    heads = ("T K", *pressure, "walkers", "frames", "mean", "range", "covered", "memory ps", "period ps")
-    table = Table(title="motion of walkers", title_justify="left")
-    for head in ("system", "variable"):
-        table.add_column(head)
-    for head in heads:
-        table.add_column(head, justify="right")
-    for row in rows:
-        error = "" if math.isnan(row.error) else f" ± {row.error:.2g}"
-        memory = f"{row.correlation_ps:.2g}" if row.is_resolved else f"> {row.correlation_ps:.2g}"
-        table.add_row(
-            row.system,
-            row.variable,
-            f"{row.temperature_K:g}",
-            *([f"{row.pressure_MPa:g}"] if with_pressure else ()),
-            str(row.walkers),
-            str(row.frames),
-            f"{row.mean:.4g}{error}",
-            f"{row.low:.4g} to {row.high:.4g}",
-            f"{row.coverage:.2f}",
-            "" if math.isnan(row.correlation_ps) else memory,
-            "" if row.period_ps is None else f"{row.period_ps:.2g}",
-        )
-    return table
+def motion_tables(rows: Sequence[MotionRow], *, with_pressure: bool) -> Iterator[Table]:
+    """For each variable of a system one row per condition of the walkers. "memory" is the integrated correlation time."""
+    for (system, variable), group in itertools.groupby(rows, key=lambda row: (row.system, row.variable)):
+        table = Table(title=f"motion: {variable} of {system}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+        pressure = ("p MPa",) if with_pressure else ()
+        for head in ("T K", *pressure, "walkers", "frames", "mean", "range", "covered", "memory ps", "period ps"):
+            table.add_column(head, justify="right")
+        for row in group:
+            table.add_row(*_motion(row, with_pressure=with_pressure))
+        yield table
+
+
+def _motion(row: MotionRow, *, with_pressure: bool) -> Iterator[str]:
+    """The cells of a row; unknown ones are empty."""
+    yield f"{row.temperature_K:g}"
+    if with_pressure:
+        yield f"{row.pressure_MPa:g}"
+    yield str(row.walkers)
+    yield str(row.frames)
+    yield f"{row.mean:.4g}" + ("" if math.isnan(row.error) else f" ± {row.error:.2g}")
+    yield f"{row.low:.4g} to {row.high:.4g}"
+    yield f"{row.coverage:.2f}"
+    memory = f"{row.correlation_ps:.2g}" if row.is_resolved else f"> {row.correlation_ps:.2g}"
+    yield "" if math.isnan(row.correlation_ps) else memory
+    yield "" if row.period_ps is None else f"{row.period_ps:.2g}"

@@ -9,7 +9,7 @@ import pytest
 from fabricated import frame
 from rich.console import Console
 
-from apps.cli.status import motion_table
+from apps.cli.status import motion_tables
 from pipeline.analysis.autocorrelation import autocorrelation, integrated_time
 from pipeline.analysis.coverage import Coverage
 from pipeline.errors import TaskError
@@ -140,7 +140,7 @@ def test_the_table_shows_pressures_where_there_is_a_barostat() -> None:
     for with_pressure in (True, False):
         console = Console(width=200)
         with console.capture() as text:
-            console.print(motion_table(rows, with_pressure=with_pressure))
+            console.print(*motion_tables(rows, with_pressure=with_pressure))
         assert ("-250" in text.get()) is with_pressure
         assert "volume" in text.get()
 
