@@ -26,6 +26,13 @@ from pipeline.neighbors import (
 )
 
 
+def cell_volumes(cells: Tensor) -> Tensor:
+    """(B,) volumes |a · (b × c)| of (B, 3, 3) cells, Å³; a determinant by factorization would wait for the device."""
+    a, b, c = cells.unbind(dim=1)
+    volumes: Tensor = (a * torch.linalg.cross(b, c)).sum(dim=1).abs()
+    return volumes
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Structures side by side, all tensors on one device.
@@ -67,9 +74,7 @@ class Batch:
     @property
     def volumes(self) -> Tensor:
         """(B,) float64 cell volumes, Å³; zero where a structure is not fully periodic."""
-        a, b, c = self.cells.unbind(dim=1)
-        volumes: Tensor = (a * torch.linalg.cross(b, c)).sum(dim=1).abs() * self.pbc.all(dim=1)
-        return volumes
+        return cell_volumes(self.cells) * self.pbc.all(dim=1)
 
     def with_positions(self, positions: Tensor) -> "Batch":
         """The same batch with other positions (A, 3): neighbour rows must still hold."""

@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.batching import cell_volumes
 from pipeline.dynamics.langevin import Langevin
 from pipeline.settings.walkers import BarostatSettings
 from pipeline.units import BOLTZMANN_EV_PER_K, FEMTOSECOND, GIGAPASCAL, PICOSECOND
@@ -144,7 +145,7 @@ class Barostat:
         each = (self.masses * velocities).unsqueeze(2) * velocities.unsqueeze(1)
         # adds in the same order every time, which index_add on a GPU does not; unsafe: lengths are not checked on the host
         kinetic = torch.segment_reduce(each, "sum", lengths=self.n_atoms, axis=0, unsafe=True)
-        scalar = _trace(kinetic) / self.freedom - self.pressures * volumes(cells)
+        scalar = _trace(kinetic) / self.freedom - self.pressures * cell_volumes(cells)
         push = self._allowed(virials + kinetic) + scalar.view(-1, 1, 1) * self.unit
         return strain_rate + (0.5 * self.langevin.timestep) * self.inverse_mass * push
 
@@ -185,13 +186,6 @@ class Barostat:
         if self.kind == "anisotropic":
             return x * self.unit
         return 0.5 * (x + x.transpose(1, 2))
-
-
-def volumes(cells: Tensor) -> Tensor:
-    """(B,) volumes of (B, 3, 3) cells, Å³."""
-    a, b, c = cells.unbind(1)
-    triple: Tensor = (a * torch.linalg.cross(b, c)).sum(dim=1)
-    return triple.abs()
 
 
 def _trace(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.batching import Batch
+from pipeline.batching import Batch, cell_volumes
 from pipeline.settings.variables import DihedralVariable, DistanceVariable, Variable, VolumeVariable
 
 FULL_TURN = 360.0
@@ -33,13 +33,6 @@ def dihedral(bonds: Tensor) -> Tensor:
     y = (torch.linalg.cross(axis, before) * after).sum(dim=1)
     angle = torch.atan2(y, x) * (180.0 / math.pi)
     return torch.where(angle >= FULL_TURN / 2, angle - FULL_TURN, angle)
-
-
-def volume(cells: Tensor) -> Tensor:
-    """(B,) volumes |a · (b × c)|, Å³; a determinant by factorization would wait for the device."""
-    a, b, c = cells.unbind(dim=1)
-    volumes: Tensor = (a * torch.linalg.cross(b, c)).sum(dim=1).abs()
-    return volumes
 
 
 def strained(vectors: Tensor, strain: Tensor | None) -> Tensor:
@@ -91,7 +84,7 @@ class Coordinates:
         quadruples: dict[int, Tensor] = {}
         for d, (kind, atoms) in enumerate(zip(self._kinds, self._atoms, strict=True)):
             if kind is VolumeVariable:
-                columns[d] = volume(strained(batch.cells, strain))
+                columns[d] = cell_volumes(strained(batch.cells, strain))
                 continue
             chosen = atoms[walkers] + first
             # one gather for each variable: no atom twice, so that gradients are summed in one order on every device

@@ -48,7 +48,7 @@ def _stacked(values: Sequence[FloatArray], device: torch.device) -> Tensor:
     return torch.from_numpy(np.stack(values)).to(device)
 
 
-_OF_ATOMS = frozenset({"positions", "velocities", "forces", "atomic"})
+_OF_ATOMS = frozenset({"positions", "velocities", "forces"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ase import Atoms
 from ase.io import read
 from provenance import provenance
+from walk import rattled
 
 from pipeline.batching import bare_batch
 from pipeline.frames import Frame
@@ -25,17 +25,6 @@ from pipeline.moving import MovingBatch
 from pipeline.neighbors import neighbor_table
 
 DEFAULT = Path(__file__).parents[2] / "apps" / "templates" / "mil53-al" / "mil53-al-large-pore.extxyz"
-RATTLE_A = 0.05
-
-
-def rattled(atoms: Atoms, count: int) -> list[Frame]:
-    """Copies with every atom displaced."""
-    frames = []
-    for seed in range(count):
-        copy = atoms.copy()
-        copy.rattle(RATTLE_A, seed=seed)
-        frames.append(Frame.from_atoms(copy, system="benchmark"))
-    return frames
 
 
 def milliseconds(action: Callable[[], Any], device: torch.device, repeats: int) -> float:

@@ -13,7 +13,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,8 @@ from ase.build import bulk
 from ase.calculators.lj import LennardJones as AseLennardJones
 from ase.md.langevinbaoab import LangevinBAOAB
 from provenance import provenance
-from walk import OPEN, TAU, TEMPLATES, model_for, rattled, structures
+from walk import ENDLESS, TAU, TEMPLATES, milliseconds, model_for, rattled, structures, warm
 
-from pipeline.dynamics.slots import Nursery
 from pipeline.dynamics.walkers import WalkerBatch
 from pipeline.frames import Frame
 from pipeline.potentials.model import Model
@@ -87,35 +85,13 @@ def frames_of(system: str) -> list[Frame]:
 
 
 def walkers_of(kind: Kind, model: Model, frames: list[Frame], batch: int) -> WalkerBatch:
-    """A batch of this kind, warmed up by the steps that make its caches."""
+    """A batch of this kind."""
     settings = WalkerSettings(
-        timestep_fs=0.05,
-        store_every=10**6,
-        max_steps=10**9,
+        **ENDLESS,
         bias=BiasSettings(tau=kind.tau, tau_stress=kind.tau_stress, stress_every=kind.stress_every),
         barostat=None if kind.barostat is None else BarostatSettings(kind=kind.barostat, time_fs=1000.0),
-        stop=OPEN,
     )
-    nursery = Nursery(
-        starts=frames,
-        settings=settings,
-        temperatures_K=[300.0] * batch,
-        pressures_MPa=[0.0] * batch,
-        seed=1,
-        prefix="b",
-    )
-    walkers = WalkerBatch(model, "benchmark", settings, nursery, [None] * batch)
-    walkers.run(10)
-    return walkers
-
-
-def cpu_ms(walkers: WalkerBatch, batch: int, steps: int) -> float:
-    """CPU milliseconds per walker and step."""
-    started = time.process_time()
-    journey = walkers.run(steps)
-    seconds = time.process_time() - started
-    assert not journey.stops, "a walker stopped: the time would hold its replacement"
-    return 1e3 * seconds / steps / batch
+    return warm(model, settings, frames, batch)
 
 
 def costs(model: Model, frames: list[Frame], batch: int, steps: int, repeats: int) -> dict[str, dict[str, float]]:
@@ -124,7 +100,7 @@ def costs(model: Model, frames: list[Frame], batch: int, steps: int, repeats: in
     times: dict[str, list[float]] = {name: [] for name in walkers}
     for _ in range(repeats):
         for name, one in walkers.items():
-            times[name].append(cpu_ms(one, batch, steps))
+            times[name].append(milliseconds(one, batch, steps, "cpu"))
 
     def ratio(name: str) -> float:
         return statistics.median(a / b for a, b in zip(times[name], times["nvt"], strict=True))

@@ -43,6 +43,8 @@ TEMPLATES = Path(__file__).parents[2] / "apps" / "templates"
 TAU = 0.25
 RATTLE_A = 0.05
 OPEN = StopSettings(uncertainty_eV_per_A=1e9, max_force_eV_per_A=1e9, min_distance_fraction=0.0, isolation_A=5.0)
+ENDLESS: dict[str, Any] = {"timestep_fs": 0.05, "store_every": 10**6, "max_steps": 10**9, "stop": OPEN}
+"""Settings with which no walker is replaced."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,13 @@ def model_for(
 
 
 def walkers_of(kind: Kind, model: Model, frames: list[Frame], batch: int) -> WalkerBatch:
-    """A batch of this kind, warmed up by the step that makes its caches."""
+    """A batch of this kind."""
     bias = BiasSettings(tau=kind.tau, species_weights={"H": 0.0} if kind.heavy_only else {})
-    settings = WalkerSettings(timestep_fs=0.05, store_every=10**6, max_steps=10**9, bias=bias, stop=OPEN)
+    return warm(model, WalkerSettings(**ENDLESS, bias=bias), frames, batch)
+
+
+def warm(model: Model, settings: WalkerSettings, frames: list[Frame], batch: int) -> WalkerBatch:
+    """A batch of walkers that has made the steps that make its caches."""
     nursery = Nursery(
         starts=frames,
         settings=settings,

@@ -10,8 +10,8 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
-from pipeline.batching import make_batch
-from pipeline.dynamics.barostat import Barostat, volumes
+from pipeline.batching import cell_volumes, make_batch
+from pipeline.dynamics.barostat import Barostat
 from pipeline.dynamics.langevin import Langevin
 from pipeline.frames import Frame
 from pipeline.potentials.base import Potential, Prediction, differentiate
@@ -37,7 +37,7 @@ class IdealGas(Potential):
     def forward(self, batch, *, strain=None, features=False):
         nothing = 0.0 * batch.positions.sum(dim=1)
         cells = batch.cells if strain is None else batch.cells + 0.5 * batch.cells @ (strain + strain.transpose(1, 2))
-        shape = cells.square().sum(dim=(1, 2)) / (3.0 * volumes(cells) ** (2 / 3)) - 1.0
+        shape = cells.square().sum(dim=(1, 2)) / (3.0 * cell_volumes(cells) ** (2 / 3)) - 1.0
         energies = batch.sum_atoms(nothing.unsqueeze(1)).squeeze(1) + self.stiffness_eV * shape
         return Prediction(energies, nothing, None)
 
@@ -174,7 +174,7 @@ class Replicas:
     def _sample(self):
         moving = self.velocities.view(self.count, self.atoms, 3)
         tensor = MASS * torch.einsum("rai,raj->rij", moving, moving)
-        volume = volumes(self.cells)
+        volume = cell_volumes(self.cells)
         kinetic = 0.5 * tensor.diagonal(dim1=1, dim2=2).sum(dim=1)
         cell_kinetic = 0.5 * self.rate.square().sum(dim=(1, 2)) / self.barostat.inverse_mass.view(-1)
         total = self.energies + kinetic + self.barostat.pressures * volume + cell_kinetic

@@ -7,8 +7,8 @@ from ase import Atoms
 from lennard_jones import IdealGas, LennardJones, Replicas, argon, deviation_and_error, mean_and_error
 from scipy import stats
 
+from pipeline.batching import cell_volumes
 from pipeline.bias import biased_forces, species_weights, stress_impulse
-from pipeline.dynamics.barostat import volumes
 from pipeline.dynamics.slots import Nursery
 from pipeline.dynamics.walkers import WalkerBatch
 from pipeline.frames import Frame
@@ -31,7 +31,7 @@ class Growing:
     def forward(self, batch, *, strain=None, features=False):
         found = super().forward(batch, strain=strain)
         grown = batch.cells if strain is None else batch.cells + 0.5 * batch.cells @ (strain + strain.transpose(1, 2))
-        phi = volumes(grown).index_select(0, batch.system) + 0.0 * batch.positions.sum(dim=1)
+        phi = cell_volumes(grown).index_select(0, batch.system) + 0.0 * batch.positions.sum(dim=1)
         return Prediction(found.energies, found.atomic_energies, phi.unsqueeze(1) if features else None)
 
 

@@ -3,20 +3,13 @@ import pytest
 import torch
 from engine import crystal, ethanol, model, slab, zoo
 from potential_contract import DERIVATIVE_TOLERANCE, STEP_A, rebuilt, relative_error, slope
+from test_bias import case
 
 from pipeline.batching import make_batch
 from pipeline.bias import bias_quantity, biased_forces, species_weights, stress_impulse
 from pipeline.settings.walkers import BiasSettings
 from pipeline.strength import RelativeStrength, empty_bias_state
 
-CASES = [
-    (kind, features, quantity)
-    for kind in ("posterior", "distance", "committee")
-    for features in ("last_layer", "sketched")
-    for quantity in ("total", "atomic")
-    if not (kind == "committee" and quantity == "atomic")
-]
-case = pytest.mark.parametrize(("kind", "features", "quantity"), CASES)
 PAIRS = [(i, j) for i in range(3) for j in range(i, 3)]
 
 
