@@ -5,16 +5,17 @@ files named by path and sha256 (:class:`FileRef`). Every result names the task i
 failure is a value, not an exception.
 """
 
-from pipeline.records.basics import FileRef, ModelRef, Remark, Status, Stopwatch, Timing
+from pipeline.records.basics import FileRef, FrameRows, ModelRef, Remark, Status, Stopwatch, Timing
 from pipeline.records.failures import Cause, Measure, Try
 from pipeline.records.labelling import Label, LabelResult, LabelTask, Limits, Split
 from pipeline.records.selecting import SelectResult, SelectTask
-from pipeline.records.training import Scores, TrainResult, TrainTask
+from pipeline.records.training import GateReport, GroupCoverage, GroupFactor, Quantity, Scores, TrainResult, TrainTask
 from pipeline.records.walking import (
     BiasState,
     Candidate,
     Checked,
     Float32Array,
+    Found,
     Hills,
     StopReason,
     WalkerState,
@@ -32,6 +33,11 @@ __all__ = [
     "Checked",
     "FileRef",
     "Float32Array",
+    "Found",
+    "FrameRows",
+    "GateReport",
+    "GroupCoverage",
+    "GroupFactor",
     "Hills",
     "Label",
     "LabelResult",
@@ -39,6 +45,7 @@ __all__ = [
     "Limits",
     "Measure",
     "ModelRef",
+    "Quantity",
     "Remark",
     "Result",
     "Scores",

@@ -23,6 +23,14 @@ class FileRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FrameRows:
+    """Some rows of a shard of candidates, in this order."""
+
+    file: FileRef
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRef:
     """A published model."""
 

@@ -163,6 +163,8 @@ class WalkTask:
         steps: MD steps that each slot has left to make in this segment.
         enough: the segment may end early once it holds this many more walkers stopped for uncertainty or physics; 0: never.
         born: walkers that each slot has had so far in this segment.
+        shares: of the systems in new walkers; those that are missing start none; empty: by their share of ``starts``.
+        followed: of each system, the variables whose coverage is followed; empty without.
         seconds: wall clock, counted from the start of the task, after which the leg hands over.
         temperatures_K, pressures_MPa: (slots,) temperature and pressure of each slot.
         variables: of each system, those that metadynamics puts hills along, in the order of its widths; empty without.
@@ -180,6 +182,8 @@ class WalkTask:
     pressures_MPa: tuple[float, ...]
     variables: dict[str, tuple[Variable, ...]]
     volumes_A3: dict[str, tuple[float, float]] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    followed: dict[str, tuple[Variable, ...]] = field(default_factory=dict)
     starts: FileRef
     resume: FileRef | None
     steps: int
@@ -189,6 +193,21 @@ class WalkTask:
     output: str
     seed: int
     threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What walkers of one system brought in a leg.
+
+    Attributes:
+        count: candidates.
+        mean_bound: mean over them of the largest calibrated atom-based uncertainty, eV/Å.
+        cells: of the finest level of the coverage of its variables, those visited, as flat indices, sorted; empty without.
+    """
+
+    count: int
+    mean_bound: float
+    cells: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +222,7 @@ class WalkResult:
         born: walkers each slot has had so far in this segment.
         stops: walkers that stopped in this leg, per reason.
         walker_steps: ``steps`` of all slots together.
+        found: per system.
     """
 
     task: str
@@ -216,5 +236,6 @@ class WalkResult:
     born: tuple[int, ...]
     stops: dict[str, int]
     walker_steps: int
+    found: dict[str, Found]
     timing: Timing
     remarks: tuple[Remark, ...] = ()

@@ -1,14 +1,16 @@
 """The campaign file as a whole."""
 
 import math
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, NonNegativeInt, model_validator
+from scipy.stats import chi2
 
 from pipeline.settings.dft import ElectronicSettings
 from pipeline.settings.labels import LabelSettings
 from pipeline.settings.model import Settings
 from pipeline.settings.potential import PotentialSettings
+from pipeline.settings.schedule import RoundsSchedule, Schedule, StreamingSchedule
 from pipeline.settings.selection import SelectionSettings
 from pipeline.settings.site import LocalHTEXSite, Site, SlurmSite
 from pipeline.settings.stopping import StopRule
@@ -20,6 +22,8 @@ from pipeline.settings.walkers import AdaptiveTau, ConstantTau, WalkerSettings
 
 DIHEDRAL_WIDTHS_DEG = (1.0, 90.0)
 """A hill along a dihedral is wider than a number in radians would be, and does not reach around the turn."""
+USUAL_TARGET_EV_PER_A = 0.1
+"""Force error of a model that is good enough, where no target is set, eV/Å."""
 LEAST_DRAIN_S = 180
 """A label needs so much of its job: for a worker that starts late, its program, and what follows that."""
 
@@ -39,10 +43,28 @@ class CampaignSettings(Settings):
     labels: LabelSettings = Field(description="reference calculations")
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="training")
     stop: StopRule = Field(default_factory=StopRule, description="stop rule")
-    schedule: Literal["rounds"] = Field(
-        "rounds", description="rounds: a barrier per iteration, reproducible to the bit at a fixed seed"
+    schedule: Schedule = Field(
+        default_factory=RoundsSchedule,
+        description="rounds with a barrier, or streaming without; the name alone will do",
     )
     site: Site = Field(default_factory=LocalHTEXSite, description="where tasks run")
+
+    @property
+    def known_eV_per_A(self) -> float | None:
+        """A candidate whose bound on every atom's force error is below this needs no label, eV/Å; None: each may have one."""
+        if self.selection.known_eV_per_A is not None:
+            return self.selection.known_eV_per_A
+        if not isinstance(self.schedule, StreamingSchedule):
+            return None
+        target = self.stop.target_force_eV_per_A or USUAL_TARGET_EV_PER_A
+        return float(target * math.sqrt(chi2.ppf(1.0 - self.uncertainty.alpha, 3)))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Shares of the systems in walkers and labels that sum up to 1; empty where uncertainty decides."""
+        given = {system.name: system.share for system in self.systems if system.share is not None}
+        total = sum(given.values())
+        return {name: share / total for name, share in given.items()}
 
     @property
     def hill_variables(self) -> dict[str, tuple[Variable, ...]]:
@@ -91,6 +113,12 @@ class CampaignSettings(Settings):
             problems.append(
                 f"walkers.stop.isolation_A ({self.walkers.stop.isolation_A}) exceeds potential.cutoff_A "
                 f"({self.potential.cutoff_A}); lower it"
+            )
+        with_share = [system.name for system in self.systems if system.share is not None]
+        if 0 < len(with_share) < len(names):
+            without = next(name for name in names if name not in with_share)
+            problems.append(
+                f"systems: {with_share[0]} has a share and {without} has none; give one to each, or to none"
             )
         problems += self._cell_problems()
         problems += self._schedule_problems()

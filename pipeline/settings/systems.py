@@ -21,6 +21,12 @@ class SystemSettings(Settings):
     repeat: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         (1, 1, 1), description="supercell of periodic start structures"
     )
+    share: float | None = Field(
+        None,
+        gt=0,
+        description="share of the walkers and labels, relative to those of the other systems; null: where the model is less "
+        "certain, more walkers start, and labels go to what is worth most",
+    )
     variables: tuple[Variable, ...] = Field(
         (), max_length=3, description="collective variables whose coverage is followed on a grid: three at most"
     )

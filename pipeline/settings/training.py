@@ -30,6 +30,16 @@ class LearningRates(Settings):
     shift: PositiveFloat = Field(0.001, description="per-element energy shift")
 
 
+class GateSettings(Settings):
+    """A new model replaces the running one only when it is not worse."""
+
+    tolerance: float = Field(
+        0.1, ge=0, description="how much larger its force and energy errors on the validation labels may be, relative"
+    )
+    walkers: NonNegativeInt = Field(8, le=64, description="short unbiased walks that must end sound; 0: none")
+    steps: PositiveInt = Field(100, description="MD steps of each")
+
+
 class TrainingSettings(Settings):
     """Training of one model version."""
 
@@ -49,6 +59,11 @@ class TrainingSettings(Settings):
     max_s: PositiveFloat | None = Field(
         None,
         description="most seconds one training may take (ends at the best epoch so far); breaks exact repeatability",
+    )
+    gate: GateSettings | None = Field(
+        default_factory=GateSettings,
+        description="what a new model must pass before it is published; one that fails is trained anew from scratch, once. "
+        "null: every model is published",
     )
     loss: LossSettings = Field(default_factory=LossSettings, description="loss weights")
     learning_rates: LearningRates = Field(default_factory=LearningRates, description="Adam learning rates")
