@@ -22,6 +22,7 @@ The map, bottom-up: a module imports only from modules above itself.
 ``strength``           the controller of s
 ``dynamics``             walkers in batches on a device: Langevin, barostat, hills, stop checks, refill
 ``references``         what labels: CP2K, Quantum ESPRESSO, ASE, OpenMM; how a failed label is tried again
+``analysis``           coverage, errors, collective variables, held-out sets
 ``structures``         start structures, read and checked
 ``initial``            the first frames to label
 ``intake``             campaign file and structures together, or one error with all that is wrong
@@ -35,7 +36,6 @@ The map, bottom-up: a module imports only from modules above itself.
 ``select``             the select task
 ``train``              the train task
 ``mpi``                the program of each rank
-``analysis``           coverage, errors, collective variables, held-out sets
 ``events``             facts, one dataclass each
 ``event_log``          the append-only log of events
 ``rows``               sequences that grow and never change

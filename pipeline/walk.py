@@ -1,11 +1,15 @@
 """The walk task: one batch of walkers for one leg of a segment."""
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from pipeline.analysis.coverage import cells_of
+from pipeline.analysis.variables import evaluate_all
 from pipeline.durable import written_into
 from pipeline.dynamics.journey import Journey
 from pipeline.dynamics.slots import Nursery
@@ -13,7 +17,18 @@ from pipeline.dynamics.walkers import WalkerBatch
 from pipeline.errors import DiskFullError, PipelineError
 from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import load
-from pipeline.records import FileRef, Remark, Status, Stopwatch, WalkerState, WalkResult, WalkTask
+from pipeline.records import (
+    Candidate,
+    FileRef,
+    Found,
+    Remark,
+    Status,
+    Stopwatch,
+    WalkerState,
+    WalkResult,
+    WalkTask,
+)
+from pipeline.settings.variables import Variable
 from pipeline.shards import read_labels, read_walkers, write_candidates, write_walkers
 
 
@@ -60,9 +75,31 @@ def run_walk(task: WalkTask, node: Node = ANYWHERE) -> WalkResult:
         born=leg.born,
         stops=leg.journey.stops,
         walker_steps=leg.journey.walker_steps,
+        found=found_by(leg.journey.candidates, task.followed),
         timing=watch.stop(),
         remarks=tuple(remarks),
     )
+
+
+def found_by(candidates: Sequence[Candidate], followed: Mapping[str, tuple[Variable, ...]]) -> dict[str, Found]:
+    """What candidates bring, per system, in the order of its first.
+
+    Args:
+        candidates: of one or more systems.
+        followed: of each system, one to three variables whose coverage is followed; systems without have none.
+    """
+    own: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        own.setdefault(candidate.frame.system, []).append(candidate)
+    found = {}
+    for system, group in own.items():
+        variables = followed.get(system, ())
+        found[system] = Found(
+            count=len(group),
+            mean_bound=float(np.mean([candidate.atomic_uncertainty.max() for candidate in group], dtype=np.float64)),
+            cells=cells_of(variables, evaluate_all(variables, [c.frame for c in group])) if variables else (),
+        )
+    return found
 
 
 def _walk(task: WalkTask, node: Node, watch: Stopwatch, remarks: list[Remark]) -> _Leg:
@@ -77,6 +114,7 @@ def _walk(task: WalkTask, node: Node, watch: Stopwatch, remarks: list[Remark]) -
         seed=task.seed,
         prefix=f"r{task.round:04d}-b{task.item:03d}",
         born=task.born,
+        shares=task.shares,
     )
     resume: list[WalkerState | None] = [None] * len(task.temperatures_K)
     if task.resume is not None:
@@ -116,6 +154,7 @@ def _failed(task: WalkTask, watch: Stopwatch, reason: str, remarks: list[Remark]
         born=task.born,
         stops={},
         walker_steps=0,
+        found={},
         timing=watch.stop(),
         remarks=tuple(remarks),
     )

@@ -2,16 +2,19 @@
 
 Zaverkin et al. 2024 (npj Comput. Mater. 10, 83): a tree of cells, each level halving every axis; C is the share of visited
 cells, averaged over levels h = 1…5. One point gives (1/5) Σ_h 4^(−h) ≈ 0.067 of a plane, everything visited gives 1.
+
+Visited cells of the finest level say all of it. They come as a grid (:class:`Coverage`), as flat indices, the last variable
+running fastest, or as a mask: an integer whose bit k is set where cell k was visited, so that | joins two of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.analysis.variables import bounds, periodic
-from pipeline.frames import BoolArray, FloatArray
+from pipeline.frames import BoolArray, FloatArray, IntArray
 from pipeline.settings.variables import Variable
 
 LEVELS = 5
@@ -46,25 +49,65 @@ class Coverage:
         unit = np.where(self.wraps, unit % 1.0, unit)
         inside = unit[((unit >= 0) & (unit <= 1)).all(axis=1)]
         cells = np.minimum((inside * 2**LEVELS).astype(np.int64), 2**LEVELS - 1)
+        return self._with(np.ravel_multi_index(tuple(cells.T), self.visited.shape))
+
+    def with_cells(self, cells: Iterable[int]) -> "Coverage":
+        """The coverage after more cells of the finest level, by flat index."""
+        return self._with(np.array(tuple(cells), dtype=np.int64))
+
+    def _with(self, cells: IntArray) -> "Coverage":
         visited = self.visited.copy()
-        visited[tuple(cells.T)] = True
+        visited.reshape(-1)[cells] = True
         return replace(self, visited=visited)
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """Flat indices of the visited cells of the finest level, rising."""
+        return tuple(np.flatnonzero(self.visited).tolist())
 
     @property
     def shares(self) -> FloatArray:
         """(5,) share of visited cells at level 1 (2^D cells) to 5 (32^D cells)."""
-        shares = []
-        cells = self.visited
-        for _ in range(LEVELS):
-            shares.append(float(cells.mean()))
-            for axis in range(cells.ndim):
-                cells = np.logical_or(*(np.take(cells, range(k, cells.shape[axis], 2), axis=axis) for k in (0, 1)))
-        return np.array(shares[::-1])
+        return _shares(self.visited)
 
     @property
     def value(self) -> float:
         """C, the mean of the shares, 0 to 1."""
         return float(self.shares.mean())
+
+
+def _shares(cells: BoolArray) -> FloatArray:
+    shares = []
+    for _ in range(LEVELS):
+        shares.append(float(cells.mean()))
+        for axis in range(cells.ndim):
+            cells = np.logical_or(*(np.take(cells, range(k, cells.shape[axis], 2), axis=axis) for k in (0, 1)))
+    return np.array(shares[::-1])
+
+
+def cells_of(variables: Sequence[Variable], values: npt.ArrayLike) -> tuple[int, ...]:
+    """Cells of the finest level that hold one of (n, D) points: flat indices, rising."""
+    return Coverage.of(variables).with_points(values).cells
+
+
+def mask_of(cells: Iterable[int]) -> int:
+    """The mask of cells given by flat index."""
+    mask = 0
+    for cell in cells:
+        mask |= 1 << cell
+    return mask
+
+
+def value_of_mask(mask: int, dimensions: int) -> float:
+    """C of the cells of a mask over a grid of one to three dimensions.
+
+    Raises:
+        OverflowError: the mask has cells that the grid has not.
+    """
+    count = 2 ** (LEVELS * dimensions)
+    octets = np.frombuffer(mask.to_bytes(count // 8, "little"), dtype=np.uint8)
+    visited = np.unpackbits(octets, bitorder="little").astype(np.bool_)
+    return float(_shares(visited.reshape((2**LEVELS,) * dimensions)).mean())
 
 
 def cumulative_coverage(variables: Sequence[Variable], portions: Sequence[FloatArray]) -> list[float]:

@@ -39,12 +39,16 @@ def dihedral(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> Floa
 
 
 def evaluate_all(variables: Sequence[Variable], frames: Sequence[Frame]) -> FloatArray:
-    """(n, number of variables) values of every variable for structures of equal size."""
-    if not frames:
-        return np.zeros((0, len(variables)))
-    positions = np.stack([frame.positions for frame in frames])
-    cells = np.stack([frame.cell for frame in frames])
-    return np.stack([evaluate(variable, positions, cells) for variable in variables], axis=1)
+    """(n, number of variables) values of every variable; structures may differ in size."""
+    values = np.zeros((len(frames), len(variables)))
+    sizes = np.array([len(frame) for frame in frames])
+    for size in np.unique(sizes):
+        rows = np.nonzero(sizes == size)[0].tolist()
+        positions = np.stack([frames[row].positions for row in rows])
+        cells = np.stack([frames[row].cell for row in rows])
+        for column, variable in enumerate(variables):
+            values[rows, column] = evaluate(variable, positions, cells)
+    return values
 
 
 def bounds(variable: Variable) -> tuple[float, float]:

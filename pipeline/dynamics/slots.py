@@ -3,7 +3,7 @@
 Units: Å, eV/Å, K; velocities in Å per internal time unit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from pipeline.batching import make_batch
 from pipeline.dynamics.langevin import thermal_velocities
 from pipeline.dynamics.schedules import first_tau
 from pipeline.dynamics.stops import BOND_BAND, Bonds, start_bonds
+from pipeline.errors import TaskError
 from pipeline.frames import FloatArray, Frame
 from pipeline.records import Hills, WalkerState
 from pipeline.settings.walkers import StopSettings, WalkerSettings
@@ -70,6 +71,8 @@ class Nursery:
         seed: of the walk task.
         prefix: names start with it.
         born: walkers each slot has had before.
+        shares: of the systems in new walkers, relative to each other; systems without a start structure are left out, as are
+            those that are missing; empty: every start structure is as likely as any other.
 
     Attributes:
         born: walkers each slot has had so far.
@@ -85,11 +88,13 @@ class Nursery:
         seed: int,
         prefix: str,
         born: Sequence[int] | None = None,
+        shares: Mapping[str, float] | None = None,
     ) -> None:
         self._starts, self._settings, self._temperatures = starts, settings, temperatures_K
         self._pressures = pressures_MPa
         self._seed, self._prefix = seed, prefix
         self.born = [0] * len(temperatures_K) if born is None else list(born)
+        self._groups = _groups(starts, shares) if shares else None
 
     def walker(self, slot: int, clock: int) -> WalkerState:
         """A new walker for ``slot``, at rest in its window, with Maxwell-Boltzmann velocities."""
@@ -97,7 +102,7 @@ class Nursery:
         self.born[slot] += 1
         stream = np.random.SeedSequence([self._seed, slot, born])
         seed = int(stream.generate_state(1, np.uint64)[0])
-        frame = self._starts[int(np.random.default_rng(stream).integers(len(self._starts)))]
+        frame = self._start(np.random.default_rng(stream))
         temperature = self._temperatures[slot]
         return WalkerState(
             walker=f"{self._prefix}-s{slot:02d}-{born:03d}",
@@ -120,3 +125,28 @@ class Nursery:
             start_cell=frame.cell,
             hills=no_hills(len(self._settings.metadynamics.variables) if self._settings.metadynamics else 0),
         )
+
+    def _start(self, rng: np.random.Generator) -> Frame:
+        """A start structure: any, or any of a system that is drawn before by its share."""
+        if self._groups is None:
+            return self._starts[int(rng.integers(len(self._starts)))]
+        groups, chances = self._groups
+        group = groups[int(rng.choice(len(groups), p=chances))]
+        return group[int(rng.integers(len(group)))]
+
+
+def _groups(starts: Sequence[Frame], shares: Mapping[str, float]) -> tuple[list[list[Frame]], FloatArray]:
+    """Start structures of each system that has some and a share, by name, and its chance.
+
+    Raises:
+        TaskError: there is none.
+    """
+    names = sorted({frame.system for frame in starts} & {system for system, share in shares.items() if share > 0})
+    if not names:
+        raise TaskError(
+            f"no start structure is of a system with a share of the walkers: shares are {dict(shares)}, start structures "
+            f"are of {sorted({frame.system for frame in starts})}.",
+            "Give a share to a system that has labels.",
+        )
+    chances = np.array([shares[name] for name in names])
+    return [[frame for frame in starts if frame.system == name] for name in names], chances / chances.sum()

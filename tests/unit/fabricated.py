@@ -30,6 +30,7 @@ from pipeline.records import (
 )
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.shards import read_candidates, read_labels, read_walkers, write_candidates, write_walkers
+from pipeline.walk import found_by
 
 TIMING = Timing(started=1.0, ended=2.0, cpu_s=0.5, host="here:1")
 
@@ -97,8 +98,8 @@ def walk(task: WalkTask) -> WalkResult:
                 tau=0.25,
                 model_version=task.model.version,
                 reason=StopReason.RUNNING,
-                total_uncertainty=float(rng.random()),
-                atomic_uncertainty=np.zeros(4, np.float32),
+                total_uncertainty=(bound := float(rng.random())),
+                atomic_uncertainty=np.full(4, bound, np.float32),
             )
         )
         walkers.append(
@@ -138,6 +139,7 @@ def walk(task: WalkTask) -> WalkResult:
         born=(1,) * slots,
         stops={},
         walker_steps=task.steps * slots,
+        found=found_by(candidates, task.followed),
         timing=TIMING,
     )
 

@@ -18,6 +18,7 @@ from pipeline.dynamics.walkers import WalkerBatch
 from pipeline.node import Node
 from pipeline.potentials import save
 from pipeline.records import ModelRef, Status, StopReason, WalkTask
+from pipeline.settings.variables import DistanceVariable
 from pipeline.shards import read_candidates, read_walkers, write_labels, write_walkers
 from pipeline.walk import run_walk
 
@@ -155,6 +156,64 @@ def test_a_leg_without_time_gets_to_the_next_check_and_all_legs_together_are_the
     assert (dict(stops), result.born) == (whole.stops, whole.born)
 
 
+def by_system(candidates, variable):
+    """Count, mean of the largest bounds and cells, by going through candidates one by one."""
+    found = {}
+    for system in {candidate.frame.system for candidate in candidates}:
+        own = [candidate for candidate in candidates if candidate.frame.system == system]
+        low, high = variable.range_A
+        lengths = [np.linalg.norm(c.frame.positions[1] - c.frame.positions[0]) for c in own]
+        cells = {int(32 * (length - low) / (high - low)) for length in lengths if low <= length < high}
+        found[system] = (len(own), np.mean([float(c.atomic_uncertainty.max()) for c in own]), tuple(sorted(cells)))
+    return found
+
+
+def test_a_walk_says_what_each_system_brought_and_legs_together_say_the_same(task, tmp_path):
+    variable = DistanceVariable(name="d", atoms=(0, 1), range_A=(0.9, 1.9))
+    frames = [replace(frame, system=name) for frame, name in ((water(20), "a"), (ethanol(21), "a"), (ethanol(20), "b"))]
+    names = {
+        "starts": write_labels(tmp_path / "starts.h5", [label_of(frame) for frame in frames]),
+        "resume": write_walkers(
+            tmp_path / "resume.h5", [None, newborn(frames[0], name="a"), newborn(frames[2], name="b")]
+        ),
+    }
+    named = replace(task, **names, followed={"a": (variable,)}, output=str(tmp_path / "named"))
+    whole = run_walk(named)
+    expected = by_system(read_candidates(whole.candidates), variable)
+    assert set(expected) == {"a", "b"}
+    assert {system: found.count for system, found in whole.found.items()} == {k: v[0] for k, v in expected.items()}
+    for system, (_, mean, cells) in expected.items():
+        assert whole.found[system].mean_bound == pytest.approx(mean, rel=1e-6)
+        assert whole.found[system].cells == (cells if system == "a" else ())
+    assert len(whole.found["a"].cells) > 1
+
+    leg, counts, cells = replace(named, seconds=1e-6, output=str(tmp_path / "leg0")), Counter(), set()
+    for _ in range(STEPS):
+        result = run_walk(leg)
+        counts.update({system: found.count for system, found in result.found.items()})
+        cells |= set(result.found["a"].cells) if "a" in result.found else set()
+        if not result.steps_left:
+            break
+        leg = next_leg(leg, result, tmp_path)
+    assert dict(counts) == {system: found.count for system, found in whole.found.items()}
+    assert tuple(sorted(cells)) == whole.found["a"].cells
+
+
+def test_shares_decide_who_starts_and_legs_change_nothing(task, tmp_path):
+    frames = [replace(frame, system=name) for frame, name in ((water(20), "a"), (water(21), "a"), (ethanol(20), "b"))]
+    starts = write_labels(tmp_path / "starts.h5", [label_of(frame) for frame in frames])
+    shared = replace(task, starts=starts, resume=None, shares={"b": 1.0}, output=str(tmp_path / "shared"))
+    whole = run_walk(shared)
+    assert set(whole.found) == {"b"}
+    even = replace(shared, shares={"b": 0.5, "a": 0.5}, output=str(tmp_path / "even"))
+    whole = run_walk(even)
+    first = run_walk(replace(even, seconds=1e-6, output=str(tmp_path / "leg0")))
+    last = run_walk(next_leg(even, first, tmp_path))
+    same_bits(tuple(read_walkers(last.walkers)), tuple(read_walkers(whole.walkers)))
+    turned = run_walk(replace(even, shares={"a": 0.5, "b": 0.5}, output=str(tmp_path / "turned")))
+    same_bits(found(turned), found(whole))
+
+
 def test_the_next_leg_may_be_made_by_another_process(task, tmp_path):
     first = run_walk(replace(task, seconds=1e-6, output=str(tmp_path / "leg0")))
     here = next_leg(task, first, tmp_path)
@@ -192,6 +251,7 @@ def test_a_walk_that_cannot_be_written_or_read_fails_and_says_where(task, tmp_pa
         assert result.status is Status.FAILED
         assert place in result.reason
         assert (result.candidates, result.walkers, result.steps, result.steps_left) == (None, None, 0, STEPS)
+        assert result.found == {}
 
 
 def test_a_walk_reads_the_copy_of_the_model_on_its_node_and_says_when_it_cannot(task, tmp_path):
