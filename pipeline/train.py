@@ -22,6 +22,7 @@ from pipeline.training.calibrate import calibrated_model
 from pipeline.training.dataset import LabelSet
 from pipeline.training.distributed import gradient_sum
 from pipeline.training.energy_scale import composition_offsets, energy_unit
+from pipeline.training.gate import gate
 from pipeline.training.progress import Progress
 from pipeline.training.scoring import score
 from pipeline.training.trainer import Outcome, Row, Schedule, Trainer
@@ -38,7 +39,9 @@ class _Splits:
 
 
 def run_train(task: TrainTask, node: Node = ANYWHERE) -> TrainResult:
-    """Train, calibrate and write the next model; measure the parent on labels it has not seen.
+    """Train, calibrate and write the next model; measure the parent on labels it has not seen, and both against each other.
+
+    The model is written whether or not it passes the gate: who publishes it looks at the report.
 
     The result depends on the task alone (as long as ``max_s`` is not set), up to rounding also with several ranks. A loss that
     stays NaN or infinite, no label to train on, a file that is damaged or cannot be written, or a rank that died, is a FAILED
@@ -93,6 +96,9 @@ def train(task: TrainTask, node: Node, ranks: Ranks, tell: Callable[[Remark], No
         score(model, splits.train, coverage=False, ranks=ranks),
         score(model, splits.validation, ranks=ranks),
     )
+    report = None
+    if parent is not None and task.settings.gate is not None:
+        report = gate(parent, model, labels, task, task.settings.gate, ranks)
     file = None
     if ranks.first:
         with written_into(output.parent):
@@ -109,6 +115,7 @@ def train(task: TrainTask, node: Node, ranks: Ranks, tell: Callable[[Remark], No
         epochs=max(outcome.epochs for outcome in outcomes),
         history=outcomes[0].history,
         timing=watch.stop(),
+        gate=report,
     )
 
 
@@ -146,7 +153,9 @@ def _train_members(
     sets: tuple[LabelSet, LabelSet | None] | None = None
     with gradient_sum(ranks, device) as sum_gradients:
         for index in range(task.potential.members):
-            seeds = np.random.SeedSequence([task.seed, index]).generate_state(2, np.uint64)
+            # a first attempt draws what trainings without a second one did
+            entropy = [task.seed, index, task.attempt] if task.attempt else [task.seed, index]
+            seeds = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
             # drawn and laid out by the processor: the same weights whatever trains them
             member = _start(task, warm, elements, splits.train, index, int(seeds[0])).to(device)
             if sets is None:
@@ -173,8 +182,13 @@ def _train_members(
 
 
 def _warm_parent(task: TrainTask, parent: Model | None, elements: Sequence[int]) -> Model | None:
-    """The parent if its weights can be gone on with: same architecture, all elements known, warm start wanted."""
+    """The parent if its weights can be gone on with: same architecture, all elements known, warm start wanted.
+
+    Never in a second attempt: the first one went wrong from there.
+    """
     if parent is None or task.settings.start == "scratch" or not set(elements) <= set(parent.elements):
+        return None
+    if task.attempt > 0:
         return None
     first = parent.first
     same = (

@@ -151,6 +151,7 @@ class Trial:
             progress=str(self.directory / "progress.json"),
             seed=seed_for(settings.seed, Stream.TRAIN, 0, 0),
             threads=settings.site.train_threads,
+            walkers=settings.walkers,
             ranks=settings.site.train_ranks,
             launch=settings.site.launch,
         )

@@ -19,6 +19,7 @@ from pipeline.settings.potential import GMNNSettings
 from pipeline.settings.selection import SelectionSettings
 from pipeline.settings.training import TrainingSettings
 from pipeline.settings.uncertainty import FeatureUncertaintySettings
+from pipeline.settings.walkers import WalkerSettings
 from pipeline.shards import write_candidates, write_labels
 from pipeline.training.energy_scale import composition_offsets, energy_unit
 from pipeline.uncertainty.estimator import Estimator
@@ -76,6 +77,7 @@ def train_task(directory: Path, labels: Sequence[Label], launch: LaunchSettings,
         "progress": str(directory / "progress.json"),
         "seed": 11,
         "threads": 1,
+        "walkers": WalkerSettings(),
         "launch": launch,
     }
     return TrainTask(**(fields | changes))

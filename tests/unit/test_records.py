@@ -76,6 +76,7 @@ TRAIN = TrainTask(
     progress="/progress",
     seed=1,
     threads=1,
+    walkers=SETTINGS.walkers,
 )
 
 

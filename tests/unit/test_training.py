@@ -25,6 +25,7 @@ from pipeline.records import Label, ModelRef, Split, Status, TrainTask
 from pipeline.settings.potential import GMNNSettings
 from pipeline.settings.training import LearningRates, LossSettings, TrainingSettings
 from pipeline.settings.uncertainty import CommitteeUncertaintySettings, FeatureUncertaintySettings
+from pipeline.settings.walkers import WalkerSettings
 from pipeline.shards import write_labels
 from pipeline.train import run_train
 from pipeline.training import dataset
@@ -384,6 +385,7 @@ def task_for(directory, labels, *, name="t1", parent=None, fresh=(), **changes):
         "progress": str(directory / f"{name}.json"),
         "seed": 11,
         "threads": 1,
+        "walkers": WalkerSettings(),
     }
     return TrainTask(**(fields | changes))
 

@@ -1,0 +1,177 @@
+"""The gate: a new model replaces the running one only when it is not worse.
+
+Both models are asked the same two things: the validation labels, on which neither was trained, and short walks from the same
+structures with the same velocities. What chance explains does not count against the new one.
+
+Shapes: n structures, A atoms. Units: eV/atom, eV/Å.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pipeline.frames import FloatArray
+from pipeline.potentials.model import Model
+from pipeline.ranks import ALONE, Ranks
+from pipeline.records import GateReport, Label, Scores, Split, TrainTask
+from pipeline.seeds import Stream, seed_for
+from pipeline.settings.training import GateSettings
+from pipeline.training.scoring import Residuals, residuals
+from pipeline.training.short_walks import newest_starts, unsound_walks
+
+NOISE = 2.0
+"""A difference counts from so many standard errors on.
+
+One structure that went wrong alone, however far, makes a difference of one. Of two models that are equally good the second is
+called worse, by the errors of one kind, in 12 % (2 structures), 7 % (3), 5 % (5) and 3 % (10 and more) of drawn cases, in which
+the error of a model on a structure is log-normal with a width of 0.5 that both share and of 0.3 that they do not.
+"""
+MORE_WALKS = 2
+"""Fewer lost walks more than the parent's tell nothing yet; of a single walk, one is enough."""
+MORE_SHARE = 0.25
+"""Nor does this share of the walks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measure:
+    """What makes one kind of error worse.
+
+    Attributes:
+        floor: an RMSE up to this is never worse: nothing that is computed with the model notices it, and a parent that is
+            nearly exact would refuse everything.
+        alone: with a single structure, how many times the parent's error is beyond noise. An energy is one number: of two equal
+            models the second has twice the error in 3 of 10 cases, ten times in 6 %. Forces are many numbers.
+    """
+
+    name: Literal["energy", "force"]
+    unit: str
+    floor: float
+    alone: float
+
+
+_ENERGY = _Measure(name="energy", unit="eV/atom", floor=0.001, alone=10.0)
+_FORCE = _Measure(name="force", unit="eV/Å", floor=0.005, alone=2.0)
+
+
+def gate(
+    parent: Model, model: Model, labels: Sequence[Label], task: TrainTask, settings: GateSettings, ranks: Ranks = ALONE
+) -> GateReport:
+    """Whether ``model`` may replace ``parent``. All ranks get the report.
+
+    Args:
+        parent: the running model.
+        model: the new one; on the same device.
+        labels: all of the task, oldest first; those with elements the parent does not know are left out.
+        task: gives the seed, and what walkers have in common.
+        settings: of the gate.
+        ranks: who shares the work: all of them score, the first one walks.
+    """
+    known = set(parent.elements)
+    labels = [label for label in labels if known.issuperset(label.frame.numbers.tolist())]
+    validation = [label for label in labels if label.split is Split.VALIDATION]
+    scores: tuple[Scores, Scores] | tuple[None, None] = (None, None)
+    reasons: list[str] = []
+    finite = True
+    if validation:
+        # the new model's epoch was picked on these labels, some of which its parent never met: slightly in its favour
+        old, new = (residuals(one, validation, uncertainty=False, ranks=ranks) for one in (parent, model))
+        scores = _scores(old), _scores(new)
+        finite = bool(np.isfinite(new.energy).all() and np.isfinite(new.force).all())
+        reasons = _worse(old, new, validation, settings.tolerance) if finite else [_not_finite(new, validation)]
+    walks, unsound = _walked(parent, model, labels, task, settings, ranks) if finite else (0, (0, 0))
+    if lost_more(walks, *unsound):
+        reasons.append(
+            f"{unsound[1]} of {walks} short walks ended with atoms too close or alone, forces beyond the limit, or no numbers; "
+            f"{unsound[0]} with the running model"
+        )
+    return GateReport(
+        passed=not reasons,
+        reason="; ".join(reasons),
+        parent=scores[0],
+        model=scores[1],
+        walks=walks,
+        parent_unsound=unsound[0],
+        model_unsound=unsound[1],
+    )
+
+
+def is_worse(old: FloatArray, new: FloatArray) -> bool:
+    """Whether errors are larger beyond noise, paired by structure.
+
+    Args:
+        old, new: (n,) unsigned errors of two models on the same structures, at least two. Their squares would weigh single
+            structures so much that it takes several times as many of them to see the same difference.
+    """
+    difference = new - old
+    return bool(difference.mean() > NOISE * difference.std(ddof=1) / np.sqrt(len(difference)))
+
+
+def lost_more(walks: int, parent_unsound: int, model_unsound: int) -> bool:
+    """Whether a model lost more walks than its parent, beyond chance; a sound one loses none."""
+    more = model_unsound - parent_unsound
+    return more >= min(MORE_WALKS, walks) and more > MORE_SHARE * walks
+
+
+def _worse(old: Residuals, new: Residuals, labels: Sequence[Label], tolerance: float) -> list[str]:
+    """In which errors the new model is worse, with numbers."""
+    count, atoms = len(labels), [len(label.frame) for label in labels]
+    reasons = []
+    for measure, pair, rows in (
+        (_ENERGY, (old.energy, new.energy), [1] * count),
+        (_FORCE, (old.force, new.force), atoms),
+    ):
+        before, after = (_rms(values) for values in pair)
+        if after <= max((1 + tolerance) * before, measure.floor):
+            continue
+        if is_worse(*(_by_structure(values, rows) for values in pair)) if count > 1 else after > measure.alone * before:
+            on = "1 validation label" if count == 1 else f"{count} validation labels"
+            reasons.append(
+                f"{measure.name} RMSE {after:.3g} {measure.unit} on {on}, {before:.3g} with the running model: "
+                f"more than {100 * tolerance:g} % larger, and beyond noise"
+            )
+    return reasons
+
+
+def _not_finite(found: Residuals, labels: Sequence[Label]) -> str:
+    """That a model gives no numbers, and on how many labels."""
+    forces = _by_structure(found.force, [len(label.frame) for label in labels])
+    count = int((~np.isfinite(found.energy + forces)).sum())
+    return f"energies or forces of {count} of {len(labels)} validation labels are no finite numbers"
+
+
+def _walked(
+    parent: Model, model: Model, labels: Sequence[Label], task: TrainTask, settings: GateSettings, ranks: Ranks
+) -> tuple[int, tuple[int, int]]:
+    """Walks made with each model, and how many of the parent's and of the new model's ended in what cannot be."""
+    starts = newest_starts([label for label in labels if label.split is not Split.CALIBRATION], settings.walkers)
+    unsound = (0, 0)
+    if ranks.first and starts:
+        # the seed of the task itself draws weights; a second attempt is asked for the same walks
+        seed = seed_for(task.seed, Stream.WALK, 0, 0)
+        old, new = (
+            unsound_walks(one, starts, settings=task.walkers, steps=settings.steps, seed=seed)
+            for one in (parent, model)
+        )
+        unsound = (old, new)
+    return len(starts), ranks.broadcast(unsound)
+
+
+def _scores(found: Residuals) -> Scores:
+    return Scores(
+        count=len(found.energy),
+        energy_rmse=_rms(found.energy),
+        energy_mae=float(np.mean(np.abs(found.energy))),
+        force_rmse=_rms(found.force),
+        force_mae=float(np.mean(np.abs(found.force))),
+    )
+
+
+def _by_structure(errors: FloatArray, rows: Sequence[int]) -> FloatArray:
+    """(n,) root mean squares of the errors of each structure, which has so many rows."""
+    return np.array([_rms(part) for part in np.split(errors, np.cumsum(rows)[:-1])])
+
+
+def _rms(values: FloatArray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
