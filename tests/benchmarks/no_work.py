@@ -10,6 +10,7 @@ from pipeline.frames import Frame
 from pipeline.records import (
     Candidate,
     FileRef,
+    Found,
     LabelResult,
     LabelTask,
     Result,
@@ -99,6 +100,7 @@ def walk(task: WalkTask) -> WalkResult:
         born=(1,),
         stops={},
         walker_steps=task.steps,
+        found={"a": Found(count=FOUND, mean_bound=0.0)},
         timing=TIMING,
     )
 
