@@ -6,7 +6,7 @@ computed in batches is computed in the same ones however many ranks there are.
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,34 +18,66 @@ from pipeline.errors import DiskFullError, PipelineError
 from pipeline.frames import BoolArray, FloatArray, Frame, IntArray
 from pipeline.node import ANYWHERE, Node
 from pipeline.potentials import Model, load
-from pipeline.ranks import ALONE, Ranks, device_of, gpus
+from pipeline.ranks import ALONE, Ranks, device_of
 from pipeline.records import Candidate, Remark, SelectResult, SelectTask, Status, Stopwatch
 from pipeline.selection.dedupe import duplicates
-from pipeline.selection.methods import pick
+from pipeline.selection.kernel_rows import comparable, is_double, kernel_rows, origin
+from pipeline.selection.known import read_known
+from pipeline.selection.ordering import Method, most_uncertain
 from pipeline.selection.pool import read_pool
-from pipeline.selection.rows import Features, Rows
+from pipeline.selection.rows import Features
+from pipeline.selection.scores import Scored, blocks_together, in_blocks, rescore
 from pipeline.selection.spread import BLOCK, Spread
-from pipeline.shards import listed, read_labels, write_candidates
+from pipeline.shards import write_candidates
 from pipeline.together import run_together
 
 NEEDS_KNOWN = ("maxdist", "lcmd")
 """Methods that measure distances from the labelled structures."""
-SINGLE_ABOVE_BYTES = 2**32
-"""Features of all candidates that would take more in double precision are kept in single precision."""
-ATOM_BYTES = 2**18
-"""Of GPU memory for an atom whose energy, forces and features are computed, ample."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """Candidates with the newest model's uncertainties, and the largest force it predicts on an atom of each, eV/Å."""
+class Survivors:
+    """Candidates of this rank that may be labelled.
+
+    Attributes:
+        candidates: n of them, with the newest model's uncertainties.
+        bounds: (n,) the largest calibrated bound on an atom's force error of each, eV/Å.
+        items: (n,) which of all that were compared, ascending: what batches are made by.
+        spread: which of all survivors.
+        together: blocks that are computed at a time.
+    """
 
     candidates: list[Candidate]
-    largest_force: FloatArray
+    bounds: FloatArray
+    items: IntArray
+    spread: Spread
+    together: int
+
+    def kept(self, places: IntArray) -> "Survivors":
+        """Some of them."""
+        candidates = [self.candidates[k] for k in places]
+        return replace(
+            self,
+            candidates=candidates,
+            bounds=self.bounds[places],
+            items=self.items[places],
+            spread=self.spread.kept(places),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is kept, in order, how many of it are picked, and how many that were waiting need no label any more."""
+
+    rows: list[Candidate]
+    count: int
+    saved: int
 
 
 def run_select(task: SelectTask, node: Node = ANYWHERE) -> SelectResult:
-    """Pick at most ``task.count`` candidates; says how many were dropped for which reason.
+    """Pick at most ``task.count`` candidates, keep others for later; says how many were dropped for which reason.
+
+    Of all rows that are read, each is kept or counted under one reason.
 
     The result depends on the task and the files it names alone. A file that is missing, damaged or cannot be written, or a rank
     that died, is a FAILED result that says so.
@@ -69,6 +101,8 @@ def run_select(task: SelectTask, node: Node = ANYWHERE) -> SelectResult:
             reason=str(error),
             picks=None,
             count=0,
+            kept=0,
+            saved=0,
             dropped={},
             timing=watch.stop(),
             remarks=tuple(remarks),
@@ -84,139 +118,91 @@ def select(task: SelectTask, node: Node, ranks: Ranks, tell: Callable[[Remark], 
     watch = Stopwatch()
     dropped: Counter[str] = Counter()
     model = load(node.model_file(task.model.file, tell), task.model.file.sha256).to(device_of(node.device, ranks))
-    picks = _picks(task, model, dropped, ranks)
+    choice = _choice(task, model, dropped, ranks)
     output, file = Path(task.output), None
     if ranks.first:
         with written_into(output):
-            file = write_candidates(output / "picks.h5", picks)
+            file = write_candidates(output / "picks.h5", choice.rows)
     return SelectResult(
         task=task.task,
         status=Status.DONE,
         reason="",
         picks=ranks.broadcast(file),
-        count=len(picks),
+        count=choice.count,
+        kept=len(choice.rows),
+        saved=choice.saved,
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
         timing=watch.stop(),
     )
 
 
-def _picks(task: SelectTask, model: Model, dropped: Counter[str], ranks: Ranks) -> list[Candidate]:
-    """The picked candidates in order of value, on every rank."""
-    known = _known(task, ranks)
-    pool, spread = read_pool(task.candidates, task.settings.max_candidates, ranks, dropped)
-    same = duplicates(
-        [candidate.frame for candidate in pool],
-        list(itertools.chain.from_iterable(known)),
-        tolerance_A=task.settings.duplicate_A,
-        spread=spread,
-    )
-    fresh = np.flatnonzero(~same)
-    together = _together(model.device, max((len(candidate.frame) for candidate in pool), default=1), ranks)
-    scored = [rescore(model, [pool[k] for k in block]) for block in _blocks(fresh, spread, together)]
-    newest = dict(zip(fresh.tolist(), itertools.chain.from_iterable(part.candidates for part in scored), strict=True))
-    largest = np.concatenate([np.zeros(0), *(part.largest_force for part in scored)])
-    good = np.isfinite(largest)
-    gentle = good & (largest <= task.settings.max_force_eV_per_A)
-    counts = ranks.sum(np.array([same.sum(), (~good).sum(), (good & ~gentle).sum()], dtype=np.float64))
-    dropped.update(dict(zip(("duplicate", "not_finite", "force"), map(int, counts), strict=True)))
-    kept = spread.kept(fresh[gentle])
-    if kept.count == 0:
-        return []
-    double = kept.count * model.first.feature_dimension * 8 <= SINGLE_ABOVE_BYTES
-    wanted = known if task.settings.kind in NEEDS_KNOWN else []
-    origin = None if double else _origin(model, wanted, ranks)
-    places = fresh[gentle]
-    groups = ([newest[k].frame for k in block] for block in _blocks(places, spread, together))
-    features = _features(model, groups, len(kept.items), double, BLOCK * together, origin)
-    sound = _finite(features)
-    lost = int(ranks.sum(np.array([(~sound).sum()], dtype=np.float64))[0])
-    dropped["not_finite"] += lost
-    if lost:
-        features, places, kept = features[sound], places[sound], kept.kept(np.flatnonzero(sound))
-    if kept.count == 0:
-        return []
-    reference = _features(model, wanted, sum(map(len, wanted)), double, BLOCK * together, origin)
-    reference = reference[_finite(reference)]
+def _choice(task: SelectTask, model: Model, dropped: Counter[str], ranks: Ranks) -> Choice:
+    """What is kept, on every rank."""
+    known = read_known(task.labels, task.in_flight, ranks)
+    found, saved = _survivors(task, model, list(itertools.chain.from_iterable(known)), dropped, ranks)
+    features, reference, sound = _rows(task, model, found, known, ranks)
+    lost = found.spread.count
+    found = found.kept(np.flatnonzero(sound))
+    dropped["not_finite"] += lost - found.spread.count
+    if found.spread.count == 0:
+        return Choice([], 0, saved)
     device = str(model.device)
-    chosen = pick(task.settings, features, reference, kept, count=task.count, seed=task.seed, device=device)
-    here = dict(zip(kept.items.tolist(), places.tolist(), strict=True))
-    found = [(item, newest[here[item]]) for item in chosen if item in here]
-    picked = dict(itertools.chain.from_iterable(ranks.gather(found)))
-    return [picked[item] for item in chosen]
+    method = Method(settings=task.settings, count=min(task.count, task.keep), seed=task.seed, device=device)
+    if task.shares:
+        systems = [candidate.frame.system for candidate in found.candidates]
+        picks = method.shared_picks(
+            features, reference, found.spread, systems=systems, shares=task.shares, labelled=task.labelled
+        )
+    else:
+        picks = method.picks(features, reference, found.spread)
+    order = [*picks, *most_uncertain(found.bounds, found.spread, picks, task.keep - len(picks))]
+    dropped["surplus"] += found.spread.count - len(order)
+    return Choice(_told(order, found, ranks), len(picks), saved)
 
 
-def _known(task: SelectTask, ranks: Ranks) -> list[list[Frame]]:
-    """Structures that need no label, shard by shard: consecutive ones on each rank."""
-    shards = listed(task.labels)
-    mine = ranks.mine(np.arange(len(shards)))
-    known = [[label.frame for label in read_labels(shards[k])] for k in mine]
-    return [*known, list(task.in_flight)] if ranks.rank == ranks.size - 1 else known
+def _survivors(
+    task: SelectTask, model: Model, known: Sequence[Frame], dropped: Counter[str], ranks: Ranks
+) -> tuple[Survivors, int]:
+    """Candidates that may be labelled, and how many that were waiting need no label any more."""
+    read, spread = read_pool(task.pool, task.candidates, task.settings.max_candidates, ranks, dropped)
+    frames = [candidate.frame for candidate in read]
+    alike = duplicates(frames, known, tolerance_A=task.settings.duplicate_A, spread=spread)
+    fresh = np.flatnonzero(~alike.same)
+    items = spread.items[fresh]
+    together = blocks_together(model.device, max(map(len, frames), default=1), ranks)
+    scored = Scored.joined([rescore(model, [read[k] for k in fresh[block]]) for block in in_blocks(items, together)])
+    good = np.isfinite(scored.largest_force)
+    gentle = good & (scored.largest_force <= task.settings.max_force_eV_per_A)
+    certain = gentle & scored.known_below(task.known_eV_per_A)
+    needless = alike.of_known.copy()
+    needless[fresh[certain]] = True
+    saved = needless & (spread.items < task.waiting)
+    numbers = [alike.same.sum(), (~good).sum(), (good & ~gentle).sum(), certain.sum(), saved.sum()]
+    *counts, waiting = map(int, ranks.sum(np.array(numbers, dtype=np.float64)))
+    dropped.update(dict(zip(("duplicate", "not_finite", "force", "known"), counts, strict=True)))
+    every = Survivors(scored.candidates, scored.bounds, items, spread.kept(fresh), together)
+    return every.kept(np.flatnonzero(gentle & ~certain)), waiting
 
 
-def _together(device: torch.device, largest: int, ranks: Ranks) -> int:
-    """Blocks of structures of at most ``largest`` atoms that are computed at a time: a GPU is kept busy by many.
-
-    What the rank with least memory can; ranks that share a GPU divide what is free on it.
-    """
-    own, blocks = gpus(str(device), ranks), 1
-    if device.type == "cuda":
-        free = int(torch.cuda.mem_get_info(device)[0]) // own.count(own[ranks.rank])
-        blocks = free // (2 * ATOM_BYTES * largest * BLOCK)
-    return max(1, min(ranks.gather(blocks)))
-
-
-def _blocks(places: IntArray, spread: Spread, together: int) -> list[IntArray]:
-    """Places on this rank, those of ``together`` consecutive blocks together."""
-    edges = np.flatnonzero(np.diff(spread.items[places] // (BLOCK * together))) + 1
-    return np.split(places, edges) if len(places) else []
+def _rows(
+    task: SelectTask, model: Model, found: Survivors, known: Sequence[Sequence[Frame]], ranks: Ranks
+) -> tuple[Features, Features, BoolArray]:
+    """What methods compare: rows of candidates and of known structures, both without those that are not finite, and which
+    candidates have finite ones."""
+    wanted = known if task.settings.kind in NEEDS_KNOWN and found.spread.count else []
+    double = is_double(model, found.spread.count)
+    zero = None if double else origin(model, wanted, ranks)
+    batch = BLOCK * found.together
+    groups = ([found.candidates[k].frame for k in block] for block in in_blocks(found.items, found.together))
+    features = kernel_rows(model, groups, len(found.candidates), double, batch, zero)
+    reference = kernel_rows(model, wanted, sum(map(len, wanted)), double, batch, zero)
+    sound = comparable(features)
+    return features if sound.all() else features[sound], reference[comparable(reference)], sound
 
 
-def _origin(model: Model, known: Sequence[Sequence[Frame]], ranks: Ranks) -> FloatArray | None:
-    """(P,) what distances are measured from when rows are kept in single precision: one of the structures that are known.
-
-    What all rows have in common leaves distances alone, but takes the digits they are computed with. None: nothing is known.
-    """
-    first = next((group[:1] for group in known if group), [])
-    own = model.kernel_features(first)[0] if first else None
-    finite = [row for row in ranks.gather(own) if row is not None and np.isfinite(row).all()]
-    return finite[0] if finite else None
-
-
-def _features(
-    model: Model, groups: Iterable[Sequence[Frame]], count: int, double: bool, batch: int, origin: FloatArray | None
-) -> Features:
-    """(n, P) kernel features of ``count`` structures as seen from ``origin``, group by group and in batches."""
-    shape = (count, model.first.feature_dimension)
-    features: Features = np.empty(shape, dtype=np.float64) if double else np.empty(shape, dtype=np.float32)
-    done = 0
-    for group in groups:
-        if group:
-            found = model.kernel_features(group, batch_size=batch)
-            features[done : done + len(group)] = found if origin is None else found - origin
-            done += len(group)
-    return features
-
-
-def _finite(features: Features) -> BoolArray:
-    """(n,) where |x|² is a number that methods can compare."""
-    finite: BoolArray = torch.isfinite(Rows(features).squares()).numpy()
-    return finite
-
-
-def rescore(model: Model, candidates: Sequence[Candidate]) -> Scored:
-    """Candidates with the uncertainties a model gives them; an infinite force where it has no finite answer."""
-    if not candidates:
-        return Scored([], np.zeros(0))
-    frames = [candidate.frame for candidate in candidates]
-    result = model.evaluate(frames, batch_size=len(frames))
-    assert result.total_uncertainty is not None
-    assert result.atomic_uncertainty is not None
-    ends = np.cumsum([len(candidate.frame) for candidate in candidates])[:-1]
-    uncertainties = np.split(result.atomic_uncertainty.astype(np.float32), ends)
-    largest = np.array([np.linalg.norm(part, axis=1).max() for part in np.split(result.forces, ends)], dtype=np.float64)
-    finite = np.isfinite(result.energies) & np.isfinite(result.total_uncertainty)
-    scored = [
-        replace(candidate, total_uncertainty=float(total), atomic_uncertainty=atomic)
-        for candidate, total, atomic in zip(candidates, result.total_uncertainty, uncertainties, strict=True)
-    ]
-    return Scored(scored, np.where(finite, largest, np.inf))
+def _told(order: Sequence[int], found: Survivors, ranks: Ranks) -> list[Candidate]:
+    """Survivors in an order, on every rank."""
+    here = {item: place for place, item in enumerate(found.spread.items.tolist())}
+    own = [(item, found.candidates[here[item]]) for item in order if item in here]
+    every = dict(itertools.chain.from_iterable(ranks.gather(own)))
+    return [every[item] for item in order]

@@ -26,7 +26,7 @@ from pipeline.columns import (
     rows_of,
 )
 from pipeline.durable import verify, write_bytes_durably, write_text_durably
-from pipeline.frames import FloatArray, IntArray
+from pipeline.frames import FloatArray, Frame, IntArray
 from pipeline.records import BiasState, Candidate, Checked, FileRef, Hills, Label, Split, StopReason, WalkerState
 
 LIST = ".sha256"
@@ -125,6 +125,16 @@ def _read_label_shard(ref: FileRef) -> list[Label]:
             "program": get_texts(file, "program") if "program" in file else [""] * len(references),
         }
     return [Label(**row) for row in rows_of(columns)]
+
+
+def read_label_frames(ref: FileRef) -> list[Frame]:
+    """The structure of each label of a shard, without the rest of it.
+
+    Raises:
+        StoreError: the shard is missing, changed or of another version.
+    """
+    with open_file(verify(ref), "labels") as file:
+        return get_frames(file)
 
 
 def read_energies(ref: FileRef) -> Iterator[tuple[IntArray, float]]:

@@ -8,6 +8,7 @@ their interatomic distances, sorted within each pair of elements, is below a tol
 import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +25,22 @@ HALF_IMAGES = IMAGES[14:]
 """One of each pair of opposite lattice translations."""
 
 
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Which of n candidates need not be seen.
+
+    Attributes:
+        same: (n,) the same as a known structure or as an earlier candidate that is none itself.
+        of_known: (n,) the same as a known structure; exact copies of earlier candidates only where these are exactly known.
+    """
+
+    same: BoolArray
+    of_known: BoolArray
+
+
 def duplicates(
     candidates: Sequence[Frame], known: Sequence[Frame], *, tolerance_A: float, spread: Spread | None = None
-) -> BoolArray:
+) -> Duplicates:
     """Which candidates are the same as a known structure or an earlier candidate that is none itself.
 
     Several ranks share candidates and known structures: blocks visit all ranks in the order of the candidates, each compares
@@ -38,14 +52,12 @@ def duplicates(
         tolerance_A: root-mean-square difference of sorted distances below which two structures are the same, Å; with 0 only
             exactly equal ones are.
         spread: which of all candidates these are, as :meth:`Spread.dealt` deals them out.
-
-    Returns:
-        (n,) True for duplicates.
     """
     spread = spread or Spread.alone(len(candidates))
-    same = _repeated(candidates, known, spread)
+    exact = _repeated(candidates, known, spread)
     if tolerance_A == 0:
-        return same
+        return exact
+    same, of_known = exact.same.copy(), exact.of_known.copy()
     references, pools = defaultdict(list), defaultdict(list)
     for frame in known:
         references[_key(frame)].append(frame)
@@ -57,16 +69,18 @@ def duplicates(
     }
     owners = owner_of(np.arange(0, spread.count, BLOCK), spread.ranks)
     for block, owner in enumerate(owners.tolist()):
-        here = np.flatnonzero((spread.items // BLOCK == block) & ~same)
+        here = np.flatnonzero((spread.items // BLOCK == block) & ~exact.same)
         groups = defaultdict(list)
         for place in here.tolist():
             groups[_key(candidates[place])].append(place)
         visiting = spread.ranks.broadcast({key: seen[key].next(len(places)) for key, places in groups.items()}, owner)
-        near = [(seen[key].has_near(rows, tolerance_A)) for key, rows in visiting.items()]
-        flags = spread.ranks.any(np.concatenate([np.zeros(0, dtype=np.bool_), *near]))
-        for (key, places), found in zip(groups.items(), np.split(flags, np.cumsum(list(map(len, near)))), strict=False):
-            same[places] = seen[key].keep(visiting[key], found, tolerance_A)
-    return same
+        near = [seen[key].near(rows, tolerance_A) for key, rows in visiting.items()]
+        flags = spread.ranks.any(np.concatenate([np.zeros((0, 2), dtype=np.bool_), *near]))
+        parts = np.split(flags, np.cumsum(list(map(len, near))))
+        for (key, places), found in zip(groups.items(), parts, strict=False):
+            same[places] = seen[key].keep(visiting[key], found[:, 0], tolerance_A)
+            of_known[places] = found[:, 1]
+    return Duplicates(same, of_known)
 
 
 def fingerprints(frames: Sequence[Frame], origin: Frame | None = None) -> Float32Array:
@@ -114,17 +128,17 @@ class _Seen:
 
     def __init__(self, frames: Sequence[Frame], known: int, origin: Frame) -> None:
         self._rows = fingerprints(frames, origin)
-        self._kept = self._next = known
+        self._known = self._kept = self._next = known
 
     def next(self, count: int) -> Float32Array:
         """The rows of the next ``count`` candidates."""
         self._next += count
         return self._rows[self._next - count : self._next].copy()
 
-    def has_near(self, rows: Float32Array, tolerance_A: float) -> BoolArray:
-        """(n,) which rows have a known or kept one within the tolerance."""
+    def near(self, rows: Float32Array, tolerance_A: float) -> BoolArray:
+        """(n, 2) which rows have a known or kept one, and which a known one, within the tolerance."""
         within = _squared(rows, self._rows[: self._kept]) < tolerance_A**2
-        return np.asarray(within.any(axis=1))
+        return np.stack([within.any(axis=1), within[:, : self._known].any(axis=1)], axis=1)
 
     def keep(self, rows: Float32Array, near: BoolArray, tolerance_A: float) -> BoolArray:
         """Which rows repeat earlier ones, among them those of this block; the others are kept, over those already seen."""
@@ -139,20 +153,21 @@ class _Seen:
         return near
 
 
-def _repeated(candidates: Sequence[Frame], known: Sequence[Frame], spread: Spread) -> BoolArray:
-    """(n,) which candidates are exactly a known structure or an earlier candidate."""
+def _repeated(candidates: Sequence[Frame], known: Sequence[Frame], spread: Spread) -> Duplicates:
+    """Which candidates are exactly a known structure or an earlier candidate."""
     names = ([frame.identity for frame in candidates], [frame.identity for frame in known], spread.items)
     whole = [""] * spread.count
-    seen: set[str] = set()
+    labelled: set[str] = set()
     for candidate_names, known_names, items in spread.ranks.gather(names):
-        seen.update(known_names)
+        labelled.update(known_names)
         for item, name in zip(items.tolist(), candidate_names, strict=True):
             whole[item] = name
-    same = np.zeros(spread.count, dtype=np.bool_)
+    same, of_known = np.zeros(spread.count, dtype=np.bool_), np.zeros(spread.count, dtype=np.bool_)
+    seen = set(labelled)
     for item, name in enumerate(whole):
-        same[item] = name in seen
+        same[item], of_known[item] = name in seen, name in labelled
         seen.add(name)
-    return same[spread.items]
+    return Duplicates(same[spread.items], of_known[spread.items])
 
 
 def _origins(candidates: Sequence[Frame], pools: Mapping[Key, Sequence[int]], spread: Spread) -> dict[Key, Frame]:

@@ -107,7 +107,9 @@ def walk(task: WalkTask) -> WalkResult:
 
 def select(task: SelectTask) -> SelectResult:
     """The first candidates."""
-    found = [candidate for file in task.candidates for candidate in read_candidates(file)][: task.count]
+    kept = [] if task.pool is None else [read_candidates(task.pool.file)[row] for row in task.pool.rows]
+    read = [*kept, *(candidate for file in task.candidates for candidate in read_candidates(file))]
+    found = read[: task.keep]
     output = Path(task.output)
     output.mkdir(parents=True, exist_ok=True)
     return SelectResult(
@@ -115,8 +117,10 @@ def select(task: SelectTask) -> SelectResult:
         status=Status.DONE,
         reason="",
         picks=write_candidates(output / "picks.h5", found),
-        count=len(found),
-        dropped={},
+        count=min(task.count, len(found)),
+        kept=len(found),
+        saved=0,
+        dropped={"surplus": len(read) - len(found)},
         timing=TIMING,
     )
 

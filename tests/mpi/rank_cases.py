@@ -73,7 +73,7 @@ def same(ranks: Ranks) -> dict[str, list[int]]:
         known = [label.frame for label in labelled(7)] + frames[:3]
         spread = Spread.dealt(ranks, len(frames))
         part = [known[k] for k in ranks.mine(np.arange(len(known)))]
-        flags = duplicates([frames[k] for k in spread.items], part, tolerance_A=tolerance_A, spread=spread)
+        flags = duplicates([frames[k] for k in spread.items], part, tolerance_A=tolerance_A, spread=spread).same
         items = np.sort(np.concatenate(ranks.gather(spread.items[flags])))
         found[f"{n} {tolerance_A}"] = items.tolist()
     return found

@@ -13,7 +13,7 @@ from ase.calculators.emt import EMT
 from pipeline.frames import Frame
 from pipeline.potentials import Model, save
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
-from pipeline.records import Candidate, FileRef, Label, ModelRef, SelectTask, Split, StopReason, TrainTask
+from pipeline.records import Candidate, FileRef, FrameRows, Label, ModelRef, SelectTask, Split, StopReason, TrainTask
 from pipeline.settings.launch import LaunchSettings
 from pipeline.settings.potential import GMNNSettings
 from pipeline.settings.selection import SelectionSettings
@@ -162,8 +162,13 @@ def select_task(
         settings=SelectionSettings.model_validate({"max_force_eV_per_A": 1e3, **settings}),
         candidates=tuple(files),
         labels=(write_labels(directory / "l0.h5", known[:5]), write_labels(directory / "l1.h5", known[5:])),
-        in_flight=(candidates[1].frame,) if len(candidates) > 1 else (),
+        pool=None,
+        waiting=0,
+        in_flight=(FrameRows(file=write_candidates(directory / "earlier.h5", candidates[:2]), rows=(1,)),)
+        if len(candidates) > 1
+        else (),
         count=25,
+        keep=25,
         output=str(directory / "output"),
         seed=7,
         threads=1,

@@ -145,19 +145,39 @@ def walk(task: WalkTask) -> WalkResult:
 
 
 def select(task: SelectTask) -> SelectResult:
-    """The most uncertain ones; reads what a real selection reads."""
-    known = {label.frame.identity for label in read_labels(task.labels)}
-    found = [c for ref in task.candidates for c in read_candidates(ref) if c.frame.identity not in known]
-    found.sort(key=lambda c: -c.total_uncertainty)
+    """The most uncertain ones; reads what a real selection reads. Every model knows more of what was found before it."""
+    kept = [] if task.pool is None else [read_candidates(task.pool.file)[row] for row in task.pool.rows]
+    found = [*kept, *(c for ref in task.candidates for c in read_candidates(ref))]
+    needless = {label.frame.identity for label in read_labels(task.labels)}
+    for some in task.in_flight:
+        rows = read_candidates(some.file)
+        needless.update(rows[row].frame.identity for row in some.rows)
+    bounds = [c.total_uncertainty * 0.8 ** (task.model.version - c.model_version) for c in found]
+    certain = [task.known_eV_per_A is not None and bound < task.known_eV_per_A for bound in bounds]
+    seen = set(needless)
+    dropped = {"duplicate": 0, "known": 0, "surplus": 0}
+    left: list[int] = []
+    for k, candidate in enumerate(found):
+        name = candidate.frame.identity
+        if name in seen or certain[k]:
+            dropped["duplicate" if name in seen else "known"] += 1
+        else:
+            left.append(k)
+        seen.add(name)
+    left.sort(key=lambda k: -bounds[k])
+    dropped["surplus"] = max(0, len(left) - task.keep)
+    left = left[: task.keep]
     output = Path(task.output)
     output.mkdir(parents=True, exist_ok=True)
     return SelectResult(
         task=task.task,
         status=Status.DONE,
         reason="",
-        picks=write_candidates(output / "picks.h5", found[: task.count]),
-        count=len(found[: task.count]),
-        dropped={},
+        picks=write_candidates(output / "picks.h5", [found[k] for k in left]),
+        count=min(task.count, len(left)),
+        kept=len(left),
+        saved=sum(certain[k] or found[k].frame.identity in needless for k in range(task.waiting)),
+        dropped={reason: count for reason, count in dropped.items() if count},
         timing=TIMING,
     )
 

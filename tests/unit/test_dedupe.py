@@ -55,22 +55,42 @@ def disguised(frame: Frame, seed: int) -> Frame:
 @settings(max_examples=30, deadline=None)
 def test_rotation_translation_permutation_and_wrapping_change_nothing(seed: int, kind: str) -> None:
     frame = ethanol(seed) if kind == "molecule" else salt(seed, cubic=kind == "cubic")
-    assert duplicates([disguised(frame, seed)], [frame], tolerance_A=TOLERANCE_A).all()
+    assert duplicates([disguised(frame, seed)], [frame], tolerance_A=TOLERANCE_A).same.all()
 
 
 @pytest.mark.parametrize("make", [ethanol, salt])
 def test_different_structures_are_kept(make) -> None:
     frames = [make(seed) for seed in range(20)]
-    assert not duplicates(frames[:10], frames[10:], tolerance_A=TOLERANCE_A).any()
+    assert not duplicates(frames[:10], frames[10:], tolerance_A=TOLERANCE_A).same.any()
 
 
 def test_of_equal_candidates_the_first_is_kept() -> None:
     frames = [ethanol(seed) for seed in (1, 2, 1, 3, 2)]
-    assert duplicates(frames, [], tolerance_A=TOLERANCE_A).tolist() == [False, False, True, False, True]
+    assert duplicates(frames, [], tolerance_A=TOLERANCE_A).same.tolist() == [False, False, True, False, True]
     near = [frames[0], with_positions(frames[0], frames[0].positions + 1e-3 * np.sin(np.arange(27)).reshape(9, 3))]
-    assert duplicates(near, [], tolerance_A=TOLERANCE_A).tolist() == [False, True]
-    assert duplicates(near, [], tolerance_A=0).tolist() == [False, False]
-    assert duplicates([frames[0], frames[0]], [], tolerance_A=0).tolist() == [False, True]
+    assert duplicates(near, [], tolerance_A=TOLERANCE_A).same.tolist() == [False, True]
+    assert duplicates(near, [], tolerance_A=0).same.tolist() == [False, False]
+    assert duplicates([frames[0], frames[0]], [], tolerance_A=0).same.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("tolerance_A", [TOLERANCE_A, 0.0])
+def test_what_is_like_a_known_structure_is_told_from_what_is_like_an_earlier_candidate(tolerance_A: float) -> None:
+    known, new = ethanol(1), ethanol(2)
+    found = duplicates([new, known, new, ethanol(3), known], [known], tolerance_A=tolerance_A)
+    assert found.same.tolist() == [False, True, True, False, True]
+    assert found.of_known.tolist() == [False, True, False, False, True]
+
+
+def test_what_is_near_both_a_known_structure_and_an_earlier_candidate_is_like_the_known_one() -> None:
+    def moved(shift_A: float) -> Frame:
+        positions = ethanol(1).positions.copy()
+        positions[0] += shift_A
+        return with_positions(ethanol(1), positions)
+
+    step = 0.04  # Å: neighbours in this row are the same, those two apart are not
+    found = duplicates([moved(2 * step), moved(step)], [moved(0.0)], tolerance_A=TOLERANCE_A)
+    assert found.same.tolist() == [False, True]
+    assert found.of_known.tolist() == [False, True]
 
 
 def test_swapping_unlike_atoms_makes_another_structure() -> None:
@@ -79,13 +99,13 @@ def test_swapping_unlike_atoms_makes_another_structure() -> None:
     first, second = int(np.flatnonzero(numbers == 11)[0]), int(np.flatnonzero(numbers == 17)[0])
     positions = frame.positions.copy()
     positions[[first, second]] = positions[[second, first]]
-    assert not duplicates([with_positions(frame, positions)], [frame], tolerance_A=TOLERANCE_A).any()
+    assert not duplicates([with_positions(frame, positions)], [frame], tolerance_A=TOLERANCE_A).same.any()
 
 
 def test_a_strained_cell_is_another_structure_even_with_one_atom() -> None:
     one = Frame.from_atoms(bulk("Cu"), system="cu")
     wider = with_positions(one, one.positions, one.cell * 1.05)
-    assert duplicates([one, wider], [], tolerance_A=TOLERANCE_A).tolist() == [False, False]
+    assert duplicates([one, wider], [], tolerance_A=TOLERANCE_A).same.tolist() == [False, False]
 
 
 def test_the_fingerprint_distance_is_the_rms_of_sorted_distances() -> None:
@@ -107,9 +127,9 @@ def test_other_composition_or_periodicity_is_never_the_same() -> None:
     frame = salt(1)
     cluster = Frame(numbers=frame.numbers, positions=frame.positions, cell=frame.cell, pbc=~frame.pbc, system="s")
     other = Frame(numbers=frame.numbers + 1, positions=frame.positions, cell=frame.cell, pbc=frame.pbc, system="s")
-    assert not duplicates([cluster, other], [frame], tolerance_A=1.0).any()
+    assert not duplicates([cluster, other], [frame], tolerance_A=1.0).same.any()
 
 
 def test_no_candidates_and_no_known_structures_are_fine() -> None:
-    assert duplicates([], [ethanol(1)], tolerance_A=TOLERANCE_A).shape == (0,)
-    assert duplicates([ethanol(1)], [], tolerance_A=TOLERANCE_A).tolist() == [False]
+    assert duplicates([], [ethanol(1)], tolerance_A=TOLERANCE_A).same.shape == (0,)
+    assert duplicates([ethanol(1)], [], tolerance_A=TOLERANCE_A).same.tolist() == [False]

@@ -15,7 +15,7 @@ from test_shards import labels, same, walker
 
 import pipeline.errors
 from pipeline import records
-from pipeline.records import FileRef, LabelTask, ModelRef, SelectTask, TrainTask, WalkTask
+from pipeline.records import FileRef, FrameRows, LabelTask, ModelRef, SelectTask, TrainTask, WalkTask
 from pipeline.shards import write_labels
 
 MODEL = ModelRef(version=1, file=FileRef(path="/x.pt", sha256="0" * 64))
@@ -57,8 +57,11 @@ SELECT = SelectTask(
     settings=SETTINGS.selection,
     candidates=(MODEL.file,),
     labels=(MODEL.file,),
-    in_flight=(fabricated.frame(),),
+    pool=FrameRows(file=MODEL.file, rows=(3, 1)),
+    waiting=1,
+    in_flight=(FrameRows(file=MODEL.file, rows=(0,)),),
     count=3,
+    keep=9,
     output="/scratch/s",
     seed=1,
     threads=1,
@@ -91,6 +94,8 @@ def examples(tmp_path):
         reason="",
         picks=walked.candidates,
         count=2,
+        kept=5,
+        saved=1,
         dropped={"known": 1},
         timing=fabricated.TIMING,
     )

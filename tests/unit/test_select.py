@@ -9,12 +9,23 @@ import pytest
 import torch
 from ase.build import molecule
 
-from pipeline import select
 from pipeline.frames import Frame
 from pipeline.potentials import Model, save
 from pipeline.potentials.gmnn import GMNN, FeatureSpec
-from pipeline.records import Candidate, FileRef, Label, ModelRef, SelectResult, SelectTask, Split, Status, StopReason
+from pipeline.records import (
+    Candidate,
+    FileRef,
+    FrameRows,
+    Label,
+    ModelRef,
+    SelectResult,
+    SelectTask,
+    Split,
+    Status,
+    StopReason,
+)
 from pipeline.select import run_select
+from pipeline.selection import kernel_rows
 from pipeline.selection.kernel import maxdet
 from pipeline.settings.potential import GMNNSettings
 from pipeline.settings.selection import SelectionSettings
@@ -82,12 +93,22 @@ def task_in(
             write_candidates(directory / "b.h5", pool[1::2]),
         ),
         labels=(write_labels(directory / "labels.h5", [label_of(frame) for frame in labelled]),),
+        pool=None,
+        waiting=0,
         in_flight=(),
         count=4,
+        keep=4,
         output=str(directory / "scratch"),
         seed=7,
         threads=1,
     )
+
+
+def in_flight(directory: Path, frames: Sequence[Frame]) -> tuple[FrameRows, ...]:
+    """Frames that an earlier selection picked, among others."""
+    rows = [candidate(ethanol(9000), 0), *(candidate(frame, k) for k, frame in enumerate(frames))]
+    file = write_candidates(directory / "earlier.h5", rows)
+    return (FrameRows(file=file, rows=tuple(range(1, len(rows)))),)
 
 
 def picks_of(result: SelectResult) -> list[Candidate]:
@@ -106,7 +127,7 @@ def test_picks_are_those_of_the_kernel_method(tmp_path: Path, model: Model, labe
     ordered = [*pool[::2], *pool[1::2]]
     expected = maxdet(model.kernel_features([item.frame for item in ordered]), 4)
     assert identities(picks_of(result)) == [ordered[k].frame.identity for k in expected]
-    assert result.dropped == {}
+    assert result.dropped == {"surplus": 26}
 
 
 def test_picks_carry_the_newest_uncertainties(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
@@ -124,7 +145,7 @@ def test_picks_carry_the_newest_uncertainties(tmp_path: Path, model: Model, labe
 def test_what_is_known_in_flight_or_seen_twice_is_dropped(tmp_path: Path, model: Model, labelled: list[Frame]) -> None:
     fresh = [ethanol(seed, 0.2) for seed in (200, 201, 202)]
     pool = [candidate(frame, k) for k, frame in enumerate([labelled[0], fresh[0], fresh[1], fresh[1], fresh[2]])]
-    task = replace(task_in(tmp_path, model, labelled, pool), in_flight=(fresh[0],))
+    task = replace(task_in(tmp_path, model, labelled, pool), in_flight=in_flight(tmp_path, fresh[:1]))
     result = run_select(task)
     assert result.dropped == {"duplicate": 3}
     assert sorted(identities(picks_of(result))) == sorted(frame.identity for frame in fresh[1:])
@@ -157,7 +178,7 @@ def test_candidates_without_finite_features_are_dropped_and_counted(
     monkeypatch.setattr(Model, "kernel_features", broken)
     (tmp_path / "broken").mkdir()
     result = run_select(task_in(tmp_path / "broken", model, labelled, pool, kind=kind))
-    assert result.dropped == {"not_finite": 2}
+    assert result.dropped == {"not_finite": 2, "surplus": 2}
     assert sorted(identities(picks_of(result))) == sorted(identities(picks_of(expected)))
 
 
@@ -175,7 +196,7 @@ def test_single_precision_tells_candidates_apart_that_have_much_in_common(
         return features(self, frames, batch_size) + 1e4 * spread
 
     monkeypatch.setattr(Model, "kernel_features", far_away)
-    monkeypatch.setattr(select, "SINGLE_ABOVE_BYTES", 0)
+    monkeypatch.setattr(kernel_rows, "SINGLE_ABOVE_BYTES", 0)
     assert identities(picks_of(run_select(replace(task, output=str(tmp_path / "single"))))) == expected
 
 
