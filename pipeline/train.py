@@ -18,15 +18,16 @@ from pipeline.records import Label, Remark, Scores, Split, Status, Stopwatch, Tr
 from pipeline.settings.uncertainty import UncertaintySettings
 from pipeline.shards import read_labels
 from pipeline.together import run_together
-from pipeline.training.calibrate import calibrated_model
+from pipeline.training.alarms import coverage_alarms
+from pipeline.training.calibrate import NOTHING_LATER, calibrated_model
 from pipeline.training.dataset import LabelSet
 from pipeline.training.distributed import gradient_sum
 from pipeline.training.energy_scale import composition_offsets, energy_unit
 from pipeline.training.gate import gate
 from pipeline.training.progress import Progress
-from pipeline.training.scoring import score
+from pipeline.training.scoring import score, score_later
 from pipeline.training.trainer import Outcome, Row, Schedule, Trainer
-from pipeline.uncertainty.conformal import Factor
+from pipeline.uncertainty.calibration import Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +85,16 @@ def train(task: TrainTask, node: Node, ranks: Ranks, tell: Callable[[Remark], No
     parent = None
     if task.parent is not None:
         parent = load(node.model_file(task.parent.file, tell), task.parent.file.sha256).to(device)
-    fresh = _fresh_scores(task, parent, labels, ranks)
+    fresh, window = _later_scores(task, parent, labels, ranks)
+    if parent is not None and ranks.first and task.attempt == 0:
+        for alarm in coverage_alarms(parent.version, fresh):
+            tell(alarm)
     elements = sorted({int(z) for label in labels for z in label.frame.numbers})
     members, outcomes = _train_members(task, parent, splits, elements, ranks, device)
     if not all(outcome.finite for outcome in outcomes):
         return _failed(task, watch, "The training loss became NaN or infinite, also at half the learning rates.", fresh)
-    model, total, atomic = calibrated_model(
-        members, splits.train, splits.calibration, task.uncertainty, task.version, ranks
+    model = calibrated_model(
+        members, splits.train, splits.calibration, task.uncertainty, task.version, window=window, ranks=ranks
     )
     scores = (
         score(model, splits.train, coverage=False, ranks=ranks),
@@ -111,7 +115,7 @@ def train(task: TrainTask, node: Node, ranks: Ranks, tell: Callable[[Remark], No
         fresh=fresh,
         train=scores[0],
         validation=scores[1],
-        factors=_factors(total, atomic),
+        factors=model.estimator.calibration.factors,
         epochs=max(outcome.epochs for outcome in outcomes),
         history=outcomes[0].history,
         timing=watch.stop(),
@@ -126,14 +130,17 @@ def _split(labels: Sequence[Label]) -> _Splits:
     )
 
 
-def _fresh_scores(task: TrainTask, parent: Model | None, labels: Sequence[Label], ranks: Ranks) -> Scores | None:
-    """The parent on labels that came after its calibration; None when it does not know their elements."""
+def _later_scores(
+    task: TrainTask, parent: Model | None, labels: Sequence[Label], ranks: Ranks
+) -> tuple[Scores | None, Window]:
+    """The parent on labels that came after its calibration (None when it does not know their elements), before any model is
+    trained on them; and the window of late scores with these, for the next model."""
     if parent is None:
-        return None
+        return None, NOTHING_LATER
     wanted = set(task.fresh)
     fresh = [label for label in labels if label.frame.identity in wanted]
     known = set(parent.elements)
-    return score(parent, [label for label in fresh if known.issuperset(label.frame.numbers.tolist())], ranks=ranks)
+    return score_later(parent, [label for label in fresh if known.issuperset(label.frame.numbers.tolist())], ranks)
 
 
 def _train_members(
@@ -224,18 +231,6 @@ def _features(settings: UncertaintySettings, seed: int) -> FeatureSpec:
     )
 
 
-def _factors(total: Factor, atomic: Factor) -> dict[str, float]:
-    """Both conformal factors, the points they were fitted on, and 1 where those were enough for the quantile."""
-    return {
-        "total": total.value,
-        "total_count": float(total.count),
-        "total_exact": float(total.exact),
-        "atomic": atomic.value,
-        "atomic_count": float(atomic.count),
-        "atomic_exact": float(atomic.exact),
-    }
-
-
 def _failed(task: TrainTask, watch: Stopwatch, reason: str, fresh: Scores | None = None) -> TrainResult:
     return TrainResult(
         task=task.task,
@@ -245,7 +240,7 @@ def _failed(task: TrainTask, watch: Stopwatch, reason: str, fresh: Scores | None
         fresh=fresh,
         train=None,
         validation=None,
-        factors={},
+        factors=(),
         epochs=0,
         history=(),
         timing=watch.stop(),

@@ -113,9 +113,9 @@ class Model(nn.Module):
         """(A,) calibrated atom-based uncertainty, eV/Å; differentiable for feature estimators."""
         if self.estimator.needs_forces:
             forces = [differentiate(member, batch).forces for member in self.potentials]
-            return self.estimator.atomic_of_members(torch.stack(forces))
+            return self.estimator.atomic_of_members(torch.stack(forces), batch.numbers)
         assert outcome.features is not None
-        return self.estimator.atomic(outcome.features)
+        return self.estimator.atomic(outcome.features, batch.numbers)
 
     def batch(self, frames: Sequence[Frame]) -> Batch:
         """Structures with their neighbours, where the model is.

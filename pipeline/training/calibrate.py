@@ -14,12 +14,14 @@ from pipeline.potentials.model import Model
 from pipeline.ranks import ALONE, Ranks
 from pipeline.records import Label
 from pipeline.settings.uncertainty import CommitteeUncertaintySettings, UncertaintySettings
-from pipeline.training.scoring import residuals
-from pipeline.uncertainty.conformal import Factor, conformal_factor
+from pipeline.training.scoring import checks, residuals
+from pipeline.uncertainty.calibration import Calibration, Window
 from pipeline.uncertainty.estimator import Estimator
 
 FEATURE_BATCH = 64
 """Structures whose features are computed at a time."""
+NOTHING_LATER = Window()
+"""The window of a first model."""
 
 
 def calibrated_model(
@@ -28,9 +30,11 @@ def calibrated_model(
     calibration: Sequence[Label],
     settings: UncertaintySettings,
     version: int,
+    *,
+    window: Window = NOTHING_LATER,
     ranks: Ranks = ALONE,
-) -> tuple[Model, Factor, Factor]:
-    """The model and its conformal factors (total, atom-based).
+) -> Model:
+    """The model with its conformal factors.
 
     Args:
         members: trained; the model is made where they are.
@@ -38,6 +42,7 @@ def calibrated_model(
         calibration: never trained on, nor used to pick an epoch; without any the factors are 1.
         settings: kind, σ, α.
         version: of the model.
+        window: scores of the labels that came last, by the models that selected them.
         ranks: who shares the work; all of them get the model.
     """
     structures, atoms = features(members[0], train, ranks)
@@ -52,17 +57,13 @@ def calibrated_model(
     assert fitted is not None
     estimator = fitted
     model = Model(members, estimator, version).to(next(members[0].parameters()).device)
-    if not calibration:
-        nothing = Factor(value=1.0, count=0, exact=False)
-        return model, nothing, nothing
-    found = residuals(model, calibration, ranks=ranks)
-    said = found.evaluation
-    assert said.total_uncertainty is not None
-    assert said.atomic_uncertainty is not None
-    total = conformal_factor(abs(found.energy), said.total_uncertainty, settings.alpha)
-    atomic = conformal_factor(found.force_norm, said.atomic_uncertainty, settings.alpha)
-    estimator.calibrate(total, atomic)
-    return model, total, atomic
+    if calibration:
+        total, atomic = checks(residuals(model, calibration, ranks=ranks), calibration)
+        factors = Calibration.fit(alpha=settings.alpha, total=total.points(), atomic=atomic.points(), window=window)
+    else:
+        factors = Calibration.none(settings.alpha, window)
+    estimator.calibrate(factors)
+    return model
 
 
 def features(potential: Potential, labels: Sequence[Label], ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:

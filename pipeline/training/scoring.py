@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from pipeline.frames import FloatArray
 from pipeline.potentials.evaluation import Evaluation, join
 from pipeline.potentials.model import Model
 from pipeline.ranks import ALONE, Ranks
 from pipeline.records import Label, Scores
+from pipeline.training.checks import Checks, coverages
+from pipeline.uncertainty.calibration import Window
 
 BLOCK = 64
 """Structures evaluated at a time."""
+_SYMBOLS = np.array(chemical_symbols)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +67,62 @@ def score(model: Model, labels: Sequence[Label], *, coverage: bool = True, ranks
     if not labels:
         return None
     found = residuals(model, labels, uncertainty=coverage, ranks=ranks)
-    total = atomic = None
-    if coverage:
-        said = found.evaluation
-        assert said.total_uncertainty is not None
-        assert said.atomic_uncertainty is not None
-        total = float(np.mean(np.abs(found.energy) <= said.total_uncertainty))
-        atomic = float(np.mean(found.force_norm <= said.atomic_uncertainty))
+    return _scores(found, model, checks(found, labels) if coverage else None)
+
+
+def score_later(model: Model, labels: Sequence[Label], ranks: Ranks = ALONE) -> tuple[Scores | None, Window]:
+    """Errors and coverage on labels that came after the model's calibration, and the window of scores with theirs added.
+
+    The coverage is that of the model as it was: its factors come from the window without them.
+
+    Args:
+        model: calibrated before any of the labels was made; a model without calibration labels adds nothing to the window.
+        labels: in the order they came.
+        ranks: who shares the work.
+    """
+    calibration = model.estimator.calibration
+    if not labels:
+        return None, calibration.window
+    found = residuals(model, labels, ranks=ranks)
+    total, atomic = checks(found, labels)
+    window = calibration.window
+    if calibration.scales:
+        window = window.then(total.points(calibration), atomic.points(calibration))
+    return _scores(found, model, (total, atomic)), window
+
+
+def checks(found: Residuals, labels: Sequence[Label]) -> tuple[Checks, Checks]:
+    """Energies, then forces, beside their bounds: of residuals on these labels, with uncertainties."""
+    said = found.evaluation
+    assert said.total_uncertainty is not None
+    assert said.atomic_uncertainty is not None
+    order = np.arange(len(labels))
+    total = Checks(
+        quantity="total",
+        errors=np.abs(found.energy),
+        bounds=said.total_uncertainty,
+        groups=np.array([label.frame.system for label in labels], dtype=np.str_),
+        structures=order,
+    )
+    atomic = Checks(
+        quantity="atomic",
+        errors=found.force_norm,
+        bounds=said.atomic_uncertainty,
+        groups=_SYMBOLS[np.concatenate([label.frame.numbers for label in labels])],
+        structures=np.repeat(order, [len(label.frame) for label in labels]),
+    )
+    return total, atomic
+
+
+def _scores(found: Residuals, model: Model, bounds: tuple[Checks, Checks] | None) -> Scores:
+    calibration = model.estimator.calibration
     return Scores(
-        count=len(labels),
+        count=len(found.energy),
         energy_rmse=float(np.sqrt(np.mean(found.energy**2))),
         energy_mae=float(np.mean(np.abs(found.energy))),
         force_rmse=float(np.sqrt(np.mean(found.force**2))),
         force_mae=float(np.mean(np.abs(found.force))),
-        coverage_total=total,
-        coverage_atomic=atomic,
+        coverage_total=None if bounds is None else float(np.mean(bounds[0].held)),
+        coverage_atomic=None if bounds is None else float(np.mean(bounds[1].held)),
+        groups=() if bounds is None else tuple(one for part in bounds for one in coverages(calibration, part)),
     )

@@ -30,20 +30,29 @@ class Factor:
     exact: bool
 
 
-def conformal_factor(residuals: FloatArray, uncertainties: FloatArray, alpha: float) -> Factor:
+def conformal_scores(residuals: FloatArray, uncertainties: FloatArray) -> FloatArray:
+    """(n,) scores r/u of absolute errors (n,) and uncertainties (n,)."""
+    scores: FloatArray = np.asarray(residuals) / np.maximum(uncertainties, SMALLEST)
+    return scores
+
+
+def conformal_rank(count: int, alpha: float) -> int:
+    """⌈(n+1)(1−α)⌉: which of n sorted scores bounds the next one; more than n: they are too few."""
+    # 1e-9: (n+1)(1−α) computed in floating point may land a hair above an integer
+    return math.ceil((count + 1) * (1.0 - alpha) - 1e-9)
+
+
+def conformal_factor(scores: FloatArray, alpha: float) -> Factor:
     """The ⌈(n+1)(1−α)⌉-th smallest score r/u.
 
     On points exchangeable with the next one, P(r <= s·u) >= 1 − α. The points must not have been trained on.
 
     Args:
-        residuals: (n,) absolute errors >= 0.
-        uncertainties: (n,) uncalibrated uncertainties >= 0.
+        scores: (n,) from :func:`conformal_scores`.
         alpha: miscoverage, 0 < α < 1.
     """
-    count = len(residuals)
+    count = len(scores)
     if count == 0:
         return Factor(value=1.0, count=0, exact=False)
-    scores = np.sort(np.asarray(residuals) / np.maximum(uncertainties, SMALLEST))
-    # 1e-9: (n+1)(1−α) computed in floating point may land a hair above an integer
-    rank = math.ceil((count + 1) * (1.0 - alpha) - 1e-9)
-    return Factor(value=float(scores[min(rank, count) - 1]), count=count, exact=rank <= count)
+    rank = conformal_rank(count, alpha)
+    return Factor(value=float(np.sort(scores)[min(rank, count) - 1]), count=count, exact=rank <= count)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import TaskError
+from pipeline.uncertainty.calibration import ELEMENTS, Calibration
 from pipeline.uncertainty.committee import committee_atomic, committee_total
-from pipeline.uncertainty.conformal import Factor
 from pipeline.uncertainty.distance import Distance
 from pipeline.uncertainty.posterior import Posterior
 
@@ -43,7 +43,8 @@ class Estimator(nn.Module):
         self.kernel_part = kernel
         self.total_part, self.atomic_part = total_part, atomic_part
         self.register_buffer("total_factor", torch.ones((), dtype=torch.float64))
-        self.register_buffer("atomic_factor", torch.ones((), dtype=torch.float64))
+        self.register_buffer("atomic_factor", torch.ones(ELEMENTS, dtype=torch.float64))
+        self.calibration = Calibration.none()
 
     @classmethod
     def fit(
@@ -72,15 +73,12 @@ class Estimator(nn.Module):
         """Whether it is made of members' energies and forces rather than of features."""
         return self.kind == "committee"
 
-    @property
-    def factors(self) -> tuple[float, float]:
-        """Conformal factors: total, atom-based."""
-        return float(self.total_factor), float(self.atomic_factor)
-
-    def calibrate(self, total: Factor, atomic: Factor) -> None:
-        """Set both conformal factors."""
-        self.total_factor.fill_(total.value)
-        self.atomic_factor.fill_(atomic.value)
+    def calibrate(self, calibration: Calibration) -> None:
+        """Take over conformal factors: one of the total uncertainty (which system a structure is of is not known here), and
+        of the atom-based one by element."""
+        self.calibration = calibration
+        self.total_factor.fill_(calibration.factor("total").value)
+        self.atomic_factor.copy_(torch.from_numpy(calibration.table()))
 
     def total(self, structure_features: Tensor) -> Tensor:
         """(B,) calibrated uncertainty of E/N, eV/atom, from (B, P) features; differentiable."""
@@ -88,19 +86,24 @@ class Estimator(nn.Module):
         u: Tensor = part(structure_features)
         return u * self.total_factor.to(u.dtype)
 
-    def atomic(self, atom_features: Tensor) -> Tensor:
-        """(A,) calibrated uncertainty of each atom's force vector, eV/Å, from (A, P) features; differentiable."""
+    def atomic(self, atom_features: Tensor, numbers: Tensor) -> Tensor:
+        """(A,) calibrated uncertainty of each atom's force vector, eV/Å; differentiable.
+
+        Args:
+            atom_features: (A, P).
+            numbers: (A,) int64 atomic numbers.
+        """
         part = self._part(self.atomic_part)
         u: Tensor = part(atom_features)
-        return u * self.atomic_factor.to(u.dtype)
+        return u * self._factors_of(numbers, u)
 
     def total_of_members(self, member_energies: Tensor, n_atoms: Tensor) -> Tensor:
         """(B,) calibrated, eV/atom, from (M, B) energies in eV; differentiable."""
         return committee_total(member_energies, n_atoms) * self.total_factor.to(member_energies.dtype)
 
-    def atomic_of_members(self, member_forces: Tensor) -> Tensor:
-        """(A,) calibrated, eV/Å, from (M, A, 3) forces in eV/Å."""
-        return committee_atomic(member_forces) * self.atomic_factor.to(member_forces.dtype)
+    def atomic_of_members(self, member_forces: Tensor, numbers: Tensor) -> Tensor:
+        """(A,) calibrated, eV/Å, from (M, A, 3) forces in eV/Å of atoms with (A,) int64 atomic numbers."""
+        return committee_atomic(member_forces) * self._factors_of(numbers, member_forces)
 
     def kernel(self, structure_features: Tensor) -> Tensor:
         """(B, P) float64 rows x of the selection kernel K = XXᵀ; for ``posterior``, √diag(K) is the uncalibrated u."""
@@ -108,7 +111,7 @@ class Estimator(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Plain settings that, with the state dict, rebuild the estimator."""
-        return {"kind": self.kind}
+        return {"kind": self.kind, "calibration": self.calibration.plain()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> "Estimator":
@@ -116,8 +119,16 @@ class Estimator(nn.Module):
         kind: EstimatorKind = config["kind"]
         parts = [_empty_part(state, name) for name in ("total_part", "atomic_part")]
         estimator = cls(kind, Posterior(torch.empty_like(state["kernel_part.transform"])), *parts)
-        estimator.load_state_dict(dict(state))
+        # files from before there was one per element hold one factor
+        factor = state["atomic_factor"].expand(ELEMENTS)
+        estimator.load_state_dict({**state, "atomic_factor": factor})
+        if "calibration" in config:
+            estimator.calibration = Calibration.from_plain(config["calibration"])
         return estimator
+
+    def _factors_of(self, numbers: Tensor, like: Tensor) -> Tensor:
+        """(A,) conformal factors of atoms."""
+        return self.atomic_factor.to(like.dtype).index_select(0, numbers)
 
     def _part(self, part: Part | None) -> Part:
         if part is None:

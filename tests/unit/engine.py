@@ -13,7 +13,7 @@ from pipeline.potentials.gmnn import GMNN, FeatureSpec
 from pipeline.potentials.model import Model
 from pipeline.settings.potential import GMNNSettings
 from pipeline.settings.uncertainty import Projection
-from pipeline.uncertainty.conformal import Factor
+from pipeline.uncertainty.calibration import Calibration, made_up_factor
 from pipeline.uncertainty.estimator import Estimator
 
 ELEMENTS = (1, 6, 8, 29)
@@ -93,6 +93,15 @@ def features_of(potential: GMNN, frames: Sequence[Frame]) -> tuple[torch.Tensor,
     return (batch.sum_atoms(phi) / batch.n_atoms.unsqueeze(1)).to(phi.dtype), phi
 
 
+def made_up_calibration(*, total: float, atomic: float, of_elements: dict[str, float] | None = None) -> Calibration:
+    """Factors that come from no scores."""
+    elements = [
+        made_up_factor("atomic", value=value, count=20, group=element) for element, value in (of_elements or {}).items()
+    ]
+    both = (made_up_factor("total", value=total, count=20), made_up_factor("atomic", value=atomic, count=20))
+    return Calibration(alpha=0.05, factors=(*both, *elements))
+
+
 def model(
     kind: str = "posterior",
     *,
@@ -109,5 +118,5 @@ def model(
     ]
     known = [frame for seed in range(100, 103) for frame in zoo(seed)] if training is None else training
     estimator = Estimator.fit(kind, *features_of(members[0], known), sigma=0.1)
-    estimator.calibrate(Factor(value=1.7, count=20, exact=True), Factor(value=2.3, count=20, exact=True))
+    estimator.calibrate(made_up_calibration(total=1.7, atomic=2.3, of_elements={"H": 1.1, "Cu": 3.7}))
     return Model(members, estimator, version)

@@ -30,6 +30,7 @@ from pipeline.records import (
 )
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.shards import read_candidates, read_labels, read_walkers, write_candidates, write_walkers
+from pipeline.uncertainty.calibration import made_up_factor
 from pipeline.walk import found_by
 
 TIMING = Timing(started=1.0, ended=2.0, cpu_s=0.5, host="here:1")
@@ -228,7 +229,7 @@ def train(task: TrainTask) -> TrainResult:
         fresh=scores if task.parent else None,
         train=scores,
         validation=scores,
-        factors={"total": 1.0, "atomic": 2.0},
+        factors=(made_up_factor("total", value=1.0, count=1), made_up_factor("atomic", value=2.0, count=4)),
         epochs=2,
         history=({"epoch": 1.0, "loss": 0.5},),
         timing=TIMING,

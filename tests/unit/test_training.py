@@ -408,9 +408,15 @@ def test_a_train_task_reports_scores_factors_and_progress(tmp_path):
     assert (result.train.count, result.validation.count, result.fresh) == (6, 2, None)
     assert result.train.coverage_total is None
     assert result.validation == score(model, [label for label in labels if label.split is Split.VALIDATION])
-    assert model.estimator.factors == (result.factors["total"], result.factors["atomic"])
-    assert (result.factors["total_count"], result.factors["total_exact"]) == (2, 0)
-    assert (result.factors["atomic_count"], result.factors["atomic_exact"]) == (8, 0)
+    assert result.factors == model.estimator.calibration.factors
+    assert [(one.quantity, one.group, one.count, one.structures, one.exact, one.own) for one in result.factors] == [
+        ("total", "all", 2, 2, False, True),
+        ("total", "cu", 2, 2, False, False),
+        ("atomic", "all", 8, 2, False, True),
+        ("atomic", "Cu", 8, 2, False, False),
+    ]
+    assert float(model.estimator.total_factor) == result.factors[0].value
+    assert float(model.estimator.atomic_factor[29]) == result.factors[3].value == result.factors[2].value
     assert json.loads((tmp_path / "t1.json").read_text())["epochs"] == QUICK.epochs == result.epochs
 
 
@@ -426,7 +432,7 @@ def test_calibration_labels_neither_train_nor_pick_the_epoch(tmp_path):
     a, b = load(plain.file.path), load(other.file.path)
     for key, value in a.first.state_dict().items():
         assert torch.equal(value, b.first.state_dict()[key]), key
-    assert plain.factors["total"] < other.factors["total"]
+    assert plain.factors[0].value < other.factors[0].value
 
 
 def test_a_warm_start_goes_on_from_the_parent_and_scores_it_on_fresh_labels(tmp_path):
@@ -472,7 +478,8 @@ def test_members_of_a_committee_differ_and_are_calibrated_together(tmp_path):
     assert len(weights) == 3
     assert not torch.allclose(weights[0], weights[1])
     assert model.estimator.needs_forces
-    assert model.estimator.factors == (result.factors["total"], result.factors["atomic"])
+    assert float(model.estimator.total_factor) == result.factors[0].value
+    assert float(model.estimator.atomic_factor[29]) == result.factors[2].value
 
 
 @pytest.mark.parametrize("kind", ["posterior", "distance"])
@@ -497,7 +504,8 @@ def test_a_single_label_is_enough_for_a_first_model(tmp_path):
     result = run_train(task_for(tmp_path, copper(1)))
     assert result.status is Status.DONE
     assert result.validation is None
-    assert load(result.file.path).estimator.factors == (1.0, 1.0)
+    assert [(one.value, one.count) for one in result.factors] == [(1.0, 0), (1.0, 0)]
+    assert load(result.file.path).estimator.calibration.factors == result.factors
 
 
 def test_a_structure_of_isolated_atoms_can_be_trained_on():

@@ -5,17 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from engine import made_up_calibration
 from scipy.stats import binom
 
 from pipeline.errors import TaskError
 from pipeline.uncertainty.committee import committee_atomic, committee_total
-from pipeline.uncertainty.conformal import Factor, conformal_factor
+from pipeline.uncertainty.conformal import Factor, conformal_factor, conformal_scores
 from pipeline.uncertainty.distance import Distance, farthest_points
 from pipeline.uncertainty.estimator import Estimator
 from pipeline.uncertainty.features import SKETCHES, LinearShape, fold
 from pipeline.uncertainty.posterior import Posterior
 
 SIGMA = 0.01
+NUMBERS = torch.tensor([1, 8, 29, 8])
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_posterior_in_single_precision_is_close_to_double(rng):
 def test_gradient_of_feature_uncertainties_is_the_finite_difference(rng, kind):
     train, queries = torch.from_numpy(rng.normal(size=(25, 6))), torch.from_numpy(rng.normal(size=(5, 6)))
     estimator = Estimator.fit(kind, train, train, sigma=SIGMA)
-    for function in (estimator.total, estimator.atomic):
+    for function in (estimator.total, lambda at: estimator.atomic(at, torch.tensor([1, 6, 8, 29, 1]))):
         x = queries.clone().requires_grad_(True)
         (gradient,) = torch.autograd.grad(function(x).sum(), x)
         torch.testing.assert_close(gradient, numerical_gradient(function, queries), rtol=1e-5, atol=1e-7)
@@ -219,19 +221,21 @@ def test_conformal_factor_is_the_ranked_score(rng):
     residuals, uncertainties = rng.exponential(size=99), 0.5 + rng.random(99)
     scores = np.sort(residuals / uncertainties)
     # ⌈100 · 0.95⌉ = 95
-    assert conformal_factor(residuals, uncertainties, 0.05) == Factor(value=scores[94], count=99, exact=True)
+    assert conformal_factor(conformal_scores(residuals, uncertainties), 0.05) == Factor(
+        value=scores[94], count=99, exact=True
+    )
 
 
 def test_conformal_factor_needs_nineteen_points_for_five_percent(rng):
     scores = rng.exponential(size=19)
-    enough, few = (conformal_factor(scores[:n], np.ones(n), 0.05) for n in (19, 18))
+    enough, few = (conformal_factor(scores[:n], 0.05) for n in (19, 18))
     assert enough == Factor(value=scores.max(), count=19, exact=True)
     assert few == Factor(value=scores[:18].max(), count=18, exact=False)
-    assert conformal_factor(np.zeros(0), np.zeros(0), 0.05) == Factor(value=1.0, count=0, exact=False)
+    assert conformal_factor(np.zeros(0), 0.05) == Factor(value=1.0, count=0, exact=False)
 
 
 def test_conformal_factor_of_an_uncertainty_of_zero_is_finite():
-    assert math.isfinite(conformal_factor(np.ones(30), np.zeros(30), 0.05).value)
+    assert math.isfinite(conformal_factor(conformal_scores(np.ones(30), np.zeros(30)), 0.05).value)
 
 
 @pytest.mark.parametrize(("n", "alpha"), [(19, 0.05), (60, 0.1), (200, 0.05)])
@@ -242,7 +246,7 @@ def test_calibrated_bounds_hold_as_often_as_promised_on_exchangeable_data(n, alp
     for _ in range(draws):
         uncertainties = 0.1 + rng.random(n + tests)
         residuals = uncertainties * rng.standard_t(3, size=n + tests).__abs__()
-        factor = conformal_factor(residuals[:n], uncertainties[:n], alpha)
+        factor = conformal_factor(conformal_scores(residuals[:n], uncertainties[:n]), alpha)
         per_draw.append(np.mean(residuals[n:] <= factor.value * uncertainties[n:]))
         hits += int(residuals[n] <= factor.value * uncertainties[n])
     # one test point per draw is an exact Bernoulli trial of probability >= 1 − α
@@ -257,24 +261,27 @@ def test_estimator_survives_its_state_dict(rng, kind):
     structures = torch.from_numpy(rng.normal(size=(12, 6))).float()
     atoms = torch.from_numpy(rng.normal(size=(60, 6))).float()
     estimator = Estimator.fit(kind, structures, atoms, sigma=SIGMA, max_references=30)
-    estimator.calibrate(Factor(value=2.5, count=30, exact=True), Factor(value=0.5, count=300, exact=True))
+    estimator.calibrate(made_up_calibration(total=2.5, atomic=0.5, of_elements={"O": 0.7}))
     again = Estimator.from_config(estimator.config(), estimator.state_dict())
-    assert again.factors == (2.5, 0.5)
+    assert again.calibration.plain() == estimator.calibration.plain()
+    assert again.total_factor == 2.5
+    assert again.atomic_factor[[1, 8, 29]].tolist() == [0.5, 0.7, 0.5]
     assert again.needs_forces == (kind == "committee")
     x = torch.from_numpy(rng.normal(size=(4, 6))).float()
     assert torch.equal(again.kernel(x), estimator.kernel(x))
     if kind != "committee":
         assert torch.equal(again.total(x), estimator.total(x))
-        assert torch.equal(again.atomic(x), estimator.atomic(x))
+        assert torch.equal(again.atomic(x, NUMBERS), estimator.atomic(x, NUMBERS))
 
 
 def test_calibration_multiplies_the_uncertainty(rng):
     x = torch.from_numpy(rng.normal(size=(20, 4)))
     estimator = Estimator.fit("posterior", x, x, sigma=SIGMA)
-    total, atomic = estimator.total(x), estimator.atomic(x)
-    estimator.calibrate(Factor(value=3.0, count=19, exact=True), Factor(value=7.0, count=19, exact=True))
+    numbers = torch.tensor([1, 8]).repeat(10)
+    total, atomic = estimator.total(x), estimator.atomic(x, numbers)
+    estimator.calibrate(made_up_calibration(total=3.0, atomic=7.0, of_elements={"O": 2.0}))
     torch.testing.assert_close(estimator.total(x), 3.0 * total)
-    torch.testing.assert_close(estimator.atomic(x), 7.0 * atomic)
+    torch.testing.assert_close(estimator.atomic(x, numbers), torch.tensor([7.0, 2.0]).double().repeat(10) * atomic)
     # the kernel is not calibrated
     torch.testing.assert_close(estimator.kernel(x).norm(dim=1), total)
 
