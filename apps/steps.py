@@ -42,6 +42,7 @@ class ParslSteps:
 
     def __init__(self, site: LocalThreadsSite | LocalHTEXSite | SlurmSite, notices: Notices) -> None:
         self._notices = notices
+        self._has_priorities = not isinstance(site, LocalThreadsSite)
         routes = {Work(work): label for work, label in site.routes.items()}
         # by reference under its own name: a function that is decorated in place would travel by value
         self._apps = {work: python_app(carry_out, executors=[label]) for work, label in routes.items()}
@@ -63,11 +64,12 @@ class ParslSteps:
         """What was noticed since the last call."""
         return self._notices.take()
 
-    def submit(self, task: Task) -> Future[Result]:
-        """Hand a task to the executor of its kind."""
+    def submit(self, task: Task, priority: int = 0) -> Future[Result]:
+        """Hand a task to the executor of its kind; worker processes take the lowest priority first, threads any."""
         work = work_of(task)
         future: Future[Result] = Future()
-        inner: Future[Result] = self._apps[work](task)
+        keywords = {"parsl_resource_specification": {"priority": priority}} if self._has_priorities else {}
+        inner: Future[Result] = self._apps[work](task, **keywords)
         inner.add_done_callback(lambda done: _pass_on(done, future, self._sections[work]))
         return future
 

@@ -38,10 +38,18 @@ The map, bottom-up: a module imports only from modules above itself.
 ``mpi``                the program of each rank
 ``events``             facts, one dataclass each
 ``event_log``          the append-only log of events
+``requests``           what can be asked for: a task that is not made yet
 ``rows``               sequences that grow and never change
-``state``              what is known: the fold of the events
+``flow``               what is under way in a streaming campaign
+``state``              what is known at one moment
+``fold``               what is known, from the events
 ``faults``             when labelling must pause
-``policy``             what to do next: pure functions of what is known
+``decisions``          tasks to hand out, labels to gather, or the end
+``plan``               how much of everything: batches, picks, conditions, shares
+``ending``             when a campaign is over
+``rounds``             the schedule with a barrier
+``streaming``          the schedule without
+``policy``             what to do next: a pure function of what is known
 ``losses``             what becomes of a task without a result
 ``estimate``           what a campaign will take
 ``splits``             what a label is used for
@@ -52,6 +60,9 @@ The map, bottom-up: a module imports only from modules above itself.
 ``quarantine``         labels that failed for good, and how they are tried again
 ``tasks``              from a request to a task
 ``recording``          from results to files and events
+``ledger``             what a driver writes and reads
+``clock``              the time it lives in
+``idling``             how long workers had nothing to do, and why
 ``steps``, ``inline``  who carries tasks out
 ``trial``              a campaign in small: what `farwalk check` runs
 ``scan``               one key of the reference and the values to compare

@@ -1,6 +1,7 @@
 """A campaign directory, made or taken up again, and run."""
 
 import importlib.metadata
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pipeline.errors import SettingsError
 from pipeline.events import SCHEMA, Created, Event
 from pipeline.frames import Frame
 from pipeline.initial import digest_of, starts_in_turn
+from pipeline.ledger import Ledger
 from pipeline.lock import DriverLock
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.settings.changes import refused_changes, science_digest
@@ -97,8 +99,10 @@ class Campaign:
             log, state = self.store.open_log()
             try:
                 state = replace(state, reference=self.store.reference(state))
-                driver = Driver(self.store, self.settings, self.starts, steps, log, state, on_event)
-                return driver.run(stop_requested, leave_requested)
+                session = f"{os.getpid()}-{time.time_ns()}"
+                books = Ledger(self.store, self.settings, self.starts, log, session)
+                driver = Driver(self.store.root, self.settings, books, steps, state, on_event)
+                return driver.run(stop_requested, leave_requested, resumes=log.next_sequence > 1)
             finally:
                 log.close()
 

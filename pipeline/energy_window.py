@@ -99,7 +99,7 @@ class EnergyWindow:
         if self._width is None:
             return None
         for gathered in state.gathered[self._next :]:
-            if gathered.round < state.round:
+            if state.flow is not None or gathered.round < state.round:
                 rows = read_energies(self._store.absolute(gathered.file))
                 self._fit.add((composition_of(z), energy) for z, energy in rows)
                 self._next += 1

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.policy import batches, picks_at
+from pipeline.plan import batches, picks_at
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.settings.site import LocalHTEXSite, Site, SlurmSite
 

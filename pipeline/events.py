@@ -4,16 +4,16 @@ An event is written after the files it names and before anything is done because
 campaign directory, so that it can be moved and copied.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.errors import StoreError
-from pipeline.records import Cause, FileRef, Measure, Scores, Split, Timing, Try
+from pipeline.records import Cause, FileRef, Found, GateReport, GroupFactor, Measure, Scores, Split, Timing, Try
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the events. Reading refuses any other."""
 
 
@@ -33,6 +33,9 @@ class EndReason(StrEnum):
     BUDGET = "budget"
     MAX_ROUNDS = "max_rounds"
     MAX_WALL = "max_wall_h"
+    MAX_CPU = "max_cpu_h"
+    MAX_GPU = "max_gpu_h"
+    COVERAGE = "coverage"
     NOTHING_NEW = "nothing_new"
     LABELS_FAILED = "labels_failed"
     LABELS_PAUSED = "labels_paused"
@@ -88,12 +91,15 @@ class Walked:
     """A batch of walkers finished a leg of its segment.
 
     Attributes:
+        round: of the campaign; in a stream each batch counts its own segments.
         item: which batch; leg: counts from 0 in each segment.
         candidates, walkers: shards; ``count`` candidates.
         stops: walkers that stopped in this leg, per reason.
         walker_steps: MD steps of all slots together in this leg; steps: of each slot.
         steps_left: of each slot, to the end of the segment; 0: the segment is over, also when it ended early.
         born: walkers that each slot has had so far in this segment.
+        found: what came of it, per system.
+        core_s, gpu_s: core and GPU seconds it held, as in the other events.
     """
 
     kind: Literal["walked"] = "walked"
@@ -111,11 +117,22 @@ class Walked:
     steps_left: int
     born: tuple[int, ...]
     timing: Timing
+    found: dict[str, Found] = field(default_factory=dict)
+    core_s: float = 0.0
+    gpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selected:
-    """Frames to label were chosen: ``picks`` is a shard of candidates; None when no walker had proposed any."""
+    """Frames to label were chosen.
+
+    Attributes:
+        round: of the campaign; a stream counts its selections from 1.
+        picks: shard of candidates, ``count`` picked ones first; None when no walker had proposed any.
+        kept: rows of the shard: those picked, and those kept for the next selection.
+        version: of the model that judged them.
+        saved: candidates that were waiting for a label and need none any more.
+    """
 
     kind: Literal["selected"] = "selected"
     time: float
@@ -124,6 +141,11 @@ class Selected:
     count: int
     dropped: dict[str, int]
     timing: Timing | None
+    kept: int = 0
+    version: int = 0
+    saved: int = 0
+    core_s: float = 0.0
+    gpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +218,10 @@ class Requeued:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
-    """All labels of a round lie in one shard, in the order of their items (whatever order they came in)."""
+    """Labels that no model knows lie in one shard, in the order of their numbers, whatever order they came in.
+
+    Those of a round; in a stream those that came since the last training began.
+    """
 
     kind: Literal["gathered"] = "gathered"
     time: float
@@ -223,10 +248,36 @@ class Trained:
     fresh: Scores | None
     train: Scores | None
     validation: Scores | None
-    factors: dict[str, float]
+    factors: tuple[GroupFactor, ...]
     epochs: int
     history: tuple[dict[str, float], ...]
     timing: Timing
+    gate: GateReport | None = None
+    attempt: int = 0
+    core_s: float = 0.0
+    gpu_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """A new model did not pass the gate: the running one stays.
+
+    Attributes:
+        attempt: 0: it is trained anew from scratch; 1: it is given up until there are more labels.
+        fresh: scores of the running model on labels newer than it.
+    """
+
+    kind: Literal["rejected"] = "rejected"
+    time: float
+    round: int
+    version: int
+    attempt: int
+    gate: GateReport
+    fresh: Scores | None
+    epochs: int
+    timing: Timing
+    core_s: float = 0.0
+    gpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +317,23 @@ class Noticed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Idled:
+    """Workers had no task for a while, up to ``time``, for one reason.
+
+    Attributes:
+        work: the kind of task they are for.
+        since: when it began; slot_s: seconds without a task, summed over them.
+    """
+
+    kind: Literal["idled"] = "idled"
+    time: float
+    work: Work
+    since: float
+    reason: str
+    slot_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
     """The driver ended; what was still in flight, if anything, was left behind. ``remedy``: what a person must do."""
 
@@ -287,9 +355,11 @@ Event = (
     | Requeued
     | Gathered
     | Trained
+    | Rejected
     | TaskFailed
     | TaskLost
     | Noticed
+    | Idled
     | Stopped
 )
 

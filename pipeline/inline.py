@@ -46,8 +46,8 @@ class InlineSteps:
     ) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def submit(self, task: Task) -> Future[Result]:
-        """Put a task at the end of the queue."""
+    def submit(self, task: Task, priority: int = 0) -> Future[Result]:
+        """Put a task at the end of the queue, which is too short for priorities."""
         return self._thread.submit(run_task, task, self._node)
 
     def capacity(self, work: Work) -> int:

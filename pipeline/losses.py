@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from pipeline.errors import DiskFullError, LostWorkerError, PipelineError, PostponedError
 from pipeline.events import TaskFailed, TaskLost, Work
-from pipeline.policy import Request
 from pipeline.records import Cause
+from pipeline.requests import Request
 
 MOST_TRIES = 3
 """How often a task is made again whose worker was lost for good, whose disk was full, or whose job ended too soon."""

@@ -10,8 +10,8 @@ from pipeline.errors import StoreError
 from pipeline.events import Event, LabelFailed, Labelled, Requeued, Selected, Work
 from pipeline.label_directory import TRIES
 from pipeline.lock import DriverLock
-from pipeline.policy import Request
 from pipeline.records import Cause, FileRef, Try
+from pipeline.requests import Request
 from pipeline.store import Store
 
 

@@ -3,7 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.events import Event, Gathered, LabelFailed, Labelled, Selected, TaskFailed, Trained, Walked
+from pipeline.estimate import share_of
+from pipeline.events import (
+    Event,
+    Gathered,
+    LabelFailed,
+    Labelled,
+    Rejected,
+    Selected,
+    TaskFailed,
+    Trained,
+    Walked,
+    Work,
+)
 from pipeline.label_directory import Tries, read_tries
 from pipeline.level import other_level
 from pipeline.records import (
@@ -13,7 +25,9 @@ from pipeline.records import (
     LabelTask,
     Result,
     SelectResult,
+    SelectTask,
     Status,
+    Timing,
     TrainResult,
     TrainTask,
     WalkResult,
@@ -70,10 +84,11 @@ class Recorder:
         return events + [self._other(one, state, now) for one in others]
 
     def gather(self, state: CampaignState, *, now: float) -> Gathered:
-        """Write the data of the present round to one shard, in the order of their numbers."""
+        """Write labels that no model knows to one shard, in the order of their numbers."""
         labels = self._store.rows(state.round_labels)
-        file = self._store.put_labels(f"labels-r{state.round:04d}", labels)
-        return Gathered(time=now, round=state.round, file=file, count=len(labels))
+        number = state.round if state.flow is None else state.versions
+        file = self._store.put_labels(f"labels-r{number:04d}", labels)
+        return Gathered(time=now, round=number, file=file, count=len(labels))
 
     def _labels(self, finished: Sequence[Finished], state: CampaignState, now: float, sequence: int) -> list[Event]:
         good = [one for one in finished if one.result is not None and one.result.status is Status.DONE]
@@ -111,6 +126,8 @@ class Recorder:
 
     def _number(self, one: Finished, state: CampaignState) -> int:
         request = one.job.request
+        if state.flow is not None:
+            return state.flow.open[request.round, request.item].number
         retry = state.retry_of(request.round, request.item)
         return state.first_number + request.item if retry is None else retry.failure.number
 
@@ -180,6 +197,7 @@ class Recorder:
         assert isinstance(job.task, WalkTask)
         assert result.candidates is not None
         assert result.walkers is not None
+        core_s, gpu_s = self._held(Work.WALK, result.timing)
         name = f"r{job.task.round:04d}-b{job.task.item:04d}-l{job.task.leg:02d}"
         return Walked(
             time=now,
@@ -196,10 +214,15 @@ class Recorder:
             steps_left=result.steps_left,
             born=result.born,
             timing=result.timing,
+            found=result.found,
+            core_s=core_s,
+            gpu_s=gpu_s,
         )
 
     def _selected(self, job: Job, result: SelectResult, now: float) -> Selected:
+        assert isinstance(job.task, SelectTask)
         assert result.picks is not None
+        core_s, gpu_s = self._held(Work.SELECT, result.timing)
         picks = self._store.publish_shard(result.picks, f"picks-r{job.request.round:04d}")
         return Selected(
             time=now,
@@ -208,17 +231,36 @@ class Recorder:
             count=result.count,
             dropped=result.dropped,
             timing=result.timing,
+            kept=result.kept,
+            version=job.task.model.version,
+            saved=result.saved,
+            core_s=core_s,
+            gpu_s=gpu_s,
         )
 
-    def _trained(self, job: Job, result: TrainResult, state: CampaignState, now: float) -> Trained:
+    def _trained(self, job: Job, result: TrainResult, state: CampaignState, now: float) -> Trained | Rejected:
         assert isinstance(job.task, TrainTask)
+        core_s, gpu_s = self._held(Work.TRAIN, result.timing)
+        if result.gate is not None and not result.gate.passed:
+            return Rejected(
+                time=now,
+                round=job.request.round,
+                version=job.task.version,
+                attempt=job.task.attempt,
+                gate=result.gate,
+                fresh=result.fresh,
+                epochs=result.epochs,
+                timing=result.timing,
+                core_s=core_s,
+                gpu_s=gpu_s,
+            )
         assert result.file is not None
         return Trained(
             time=now,
             round=job.request.round,
             version=job.task.version,
             file=self._store.publish_model(result.file, job.task.version),
-            labels=state.labelled,
+            labels=state.learned,
             fresh=result.fresh,
             train=result.train,
             validation=result.validation,
@@ -226,7 +268,16 @@ class Recorder:
             epochs=result.epochs,
             history=result.history,
             timing=result.timing,
+            gate=result.gate,
+            attempt=job.task.attempt,
+            core_s=core_s,
+            gpu_s=gpu_s,
         )
+
+    def _held(self, work: Work, timing: Timing) -> tuple[float, float]:
+        """Core and GPU seconds that a task held: its worker's share of the machine while it ran."""
+        share = share_of(work.value, self._settings.site)
+        return timing.wall_s * share.cores, timing.wall_s * share.gpus
 
 
 def _level(one: Finished) -> str:

@@ -1,27 +1,22 @@
-"""What a campaign knows: the fold of its events."""
+"""What a campaign knows at one moment."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import StoreError
+from rpds import HashTrieMap
+
 from pipeline.events import (
     Created,
-    Event,
     Gathered,
     LabelFailed,
     Labelled,
-    Noticed,
-    Requeued,
-    Resumed,
     Selected,
     Stopped,
-    Submitted,
     TaskFailed,
-    TaskLost,
     Trained,
     Walked,
 )
+from pipeline.flow import Flow, Place
 from pipeline.records import FileRef
 from pipeline.rows import Rows
 
@@ -43,12 +38,33 @@ class Retry:
     failure: LabelFailed
     picks: FileRef | None
 
+    @property
+    def place(self) -> Place:
+        """Its round and item."""
+        return self.failure.round, self.failure.item
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explored:
+    """What walkers of one system found.
+
+    Attributes:
+        count: candidates since the newest model; bounds: their largest atom-based uncertainties, summed up, eV/Å.
+        mean_bound: their mean when that model came, eV/Å; None: no walker had been there.
+        cells: visited cells of the grid of its variables, as bits.
+    """
+
+    count: int = 0
+    bounds: float = 0.0
+    mean_bound: float | None = None
+    cells: int = 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignState:
     """A campaign at one moment. File references are relative to its directory.
 
-    Labels of finished rounds are counted, not kept: what it holds grows with the rounds, not with the labels.
+    Labels that a model knows are counted, not kept: what it holds grows with the models, not with the labels.
 
     Attributes:
         created: how it began.
@@ -56,22 +72,28 @@ class CampaignState:
         session_started: when the present driver took over, seconds since the epoch.
         earlier_wall_s: wall time of all drivers before it.
         last_time: time of the last event.
-        round: the present round; 0 labels the initial frames.
+        flow: what is under way in a stream; None with rounds.
+        round: the present round, 0 labels the initial frames; in a stream the number of selections.
         walked, selected: what the present round has so far; ``walked`` holds every leg, a batch's in their order.
-        arrived, round_failures: labels of the present round and those that failed, in the order they came.
+        arrived, round_failures: labels of the present round and those that failed, in the order they came; in a stream the
+            labels that are not gathered yet.
         retries: quarantined labels, of any round, that are to be tried again.
         retried: items of the present round that were ever tried again.
         adopted: labels of earlier rounds that succeeded at last in the present one, whose data they join.
-        labelled, failed: how many there are of both in the whole campaign.
+        labelled, failed: how many there are of both in the whole campaign; labelled_of: the former per system.
         recent: labels that came since the last resume, in their order: the failure, or None for a good one.
         reference: digest of the level of theory, fixed by the first label; empty before.
         first_number: number of the present round's first label: all asked for in earlier rounds.
-        newest: system -> its newest labels before the present round, all of one round, at most 64, by number.
-        gathered: one shard per round that has all its labels, oldest first.
+        newest: system -> its newest labels that a model knows, all of one training, at most 64, by number.
+        gathered: one shard per round or training that has all its labels, oldest first.
+        unlearned: gathered labels that the running model does not know.
         models: published ones, oldest first, without their training histories.
+        versions: models published or given up; attempt: 1 while one is trained anew that the gate refused.
         walkers: of each batch its last leg, which names the shard with its walkers.
+        explored: per system, what walkers found; cells: the visited cells of each when each model came.
         barren: rounds in a row that brought no new label.
-        lost: tasks of the present round whose worker was lost for good, once for each time.
+        lost: tasks whose worker was lost for good since the newest model, once for each time.
+        core_s, gpu_s: core and GPU seconds that all tasks held.
         failure: a task that failed and keeps the campaign from going on.
         stopped: how the last driver ended; None while one runs, or when it was killed.
     """
@@ -81,6 +103,7 @@ class CampaignState:
     session_started: float
     earlier_wall_s: float = 0.0
     last_time: float
+    flow: Flow | None = None
     round: int = 0
     walked: Rows[Walked] = field(default_factory=Rows)
     selected: Selected | None = None
@@ -90,16 +113,24 @@ class CampaignState:
     retried: frozenset[int] = frozenset()
     adopted: tuple[Labelled, ...] = ()
     labelled: int = 0
+    labelled_of: dict[str, int] = field(default_factory=dict)
     failed: int = 0
     recent: Rows[LabelFailed | None] = field(default_factory=Rows)
     reference: str = ""
     first_number: int = 0
     newest: dict[str, tuple[Labelled, ...]] = field(default_factory=dict)
     gathered: Rows[Gathered] = field(default_factory=Rows)
+    unlearned: tuple[Labelled, ...] = ()
     models: Rows[Trained] = field(default_factory=Rows)
-    walkers: tuple[Walked, ...] = ()
+    versions: int = 0
+    attempt: int = 0
+    walkers: "HashTrieMap[int, Walked]" = field(default_factory=HashTrieMap)
+    explored: dict[str, Explored] = field(default_factory=dict)
+    cells: Rows[dict[str, int]] = field(default_factory=Rows)
     barren: int = 0
     lost: tuple[str, ...] = ()
+    core_s: float = 0.0
+    gpu_s: float = 0.0
     failure: TaskFailed | None = None
     stopped: Stopped | None = None
 
@@ -120,192 +151,25 @@ class CampaignState:
 
     @property
     def round_labels(self) -> tuple[Labelled, ...]:
-        """The data of the present round, in the order of their numbers: its labels, and earlier ones tried again."""
+        """The data that are gathered next, in the order of their numbers: labels of the round, and earlier ones tried again."""
         return tuple(sorted([*self.arrived, *self.adopted], key=lambda row: row.number))
+
+    @property
+    def learned(self) -> int:
+        """Labels that lie in gathered shards."""
+        return sum(gathered.count for gathered in self.gathered)
 
     def retry_of(self, round_index: int, item: int) -> Retry | None:
         """The label of a round that is to be tried again; None where it is not one."""
-        of = (round_index, item)
-        return next((retry for retry in self.retries if _place(retry.failure) == of), None)
+        return next((retry for retry in self.retries if retry.place == (round_index, item)), None)
 
     @property
     def is_gathered(self) -> bool:
-        """Whether the labels of the present round lie in one shard."""
+        """Whether the labels of the round lie in one shard; in a stream, whether some do that no model was trained on."""
+        if self.flow is not None:
+            return self.flow.pending
         return bool(self.gathered) and self.gathered[-1].round == self.round
 
     def wall_s(self, now: float) -> float:
         """Wall time over all drivers, seconds."""
         return self.earlier_wall_s + max(now - self.session_started, 0.0)
-
-
-def begin(event: Event) -> CampaignState:
-    """The state after the first event.
-
-    Raises:
-        StoreError: a campaign does not begin with this event.
-    """
-    if not isinstance(event, Created):
-        raise StoreError(
-            f"the event log begins with '{event.kind}', not with 'created'.", "Restore events.jsonl from a copy."
-        )
-    return CampaignState(created=event, settings=event.settings, session_started=event.time, last_time=event.time)
-
-
-def apply(state: CampaignState, event: Event) -> CampaignState:
-    """The state after one more event."""
-    return replace(_changed(state, event), last_time=max(state.last_time, event.time))
-
-
-def fold(events: Iterable[Event]) -> CampaignState:
-    """The state after all events, of which there is at least one.
-
-    Raises:
-        StoreError: the first is not ``created``.
-    """
-    stream = iter(events)
-    state = begin(next(stream))
-    for event in stream:
-        state = apply(state, event)
-    return state
-
-
-def _changed(state: CampaignState, event: Event) -> CampaignState:
-    match event:
-        case Resumed():
-            return _resumed(state, event)
-        case Walked():
-            rest = tuple(walk for walk in state.walkers if walk.item != event.item)
-            return replace(state, walked=state.walked.plus(event), walkers=(*rest, event))
-        case Selected():
-            selected = replace(state, selected=event)
-            return selected if event.count or state.adopted else _next_round(selected, barren=True)
-        case Requeued():
-            return _requeued(state, event)
-        case Labelled():
-            return _labelled(state, event)
-        case LabelFailed():
-            return _label_failed(state, event)
-        case Gathered():
-            return replace(state, gathered=state.gathered.plus(event))
-        case Trained():
-            # histories have a row per epoch, and nothing that is decided needs them
-            return _next_round(replace(state, models=state.models.plus(replace(event, history=()))), barren=False)
-        case TaskLost() | TaskFailed() | Stopped():
-            return _halted(state, event)
-        case Created():
-            raise StoreError("the event log holds a second 'created'.", "Restore events.jsonl from a copy.")
-        case Submitted() | Noticed():
-            return state
-
-
-def _resumed(state: CampaignState, event: Resumed) -> CampaignState:
-    # whoever resumes has seen why it stopped and wants it to go on: failures and dry rounds count from here
-    return replace(
-        state,
-        settings=event.settings,
-        session_started=event.time,
-        earlier_wall_s=state.wall_s(state.last_time),
-        failure=None,
-        lost=() if state.failure is not None else state.lost,
-        recent=Rows(),
-        barren=0,
-        stopped=None,
-    )
-
-
-def _halted(state: CampaignState, event: TaskLost | TaskFailed | Stopped) -> CampaignState:
-    match event:
-        case TaskLost():
-            return replace(state, lost=(*state.lost, event.task))
-        case TaskFailed():
-            return replace(state, failure=event)
-        case Stopped():
-            return replace(state, stopped=event)
-
-
-def _labelled(state: CampaignState, event: Labelled) -> CampaignState:
-    known = replace(
-        state,
-        labelled=state.labelled + 1,
-        recent=state.recent.plus(None),
-        reference=state.reference or event.reference,
-        retries=_without(state.retries, event),
-    )
-    if event.round == state.round:
-        return replace(known, arrived=state.arrived.plus(event))
-    return replace(known, adopted=(*state.adopted, event))
-
-
-def _label_failed(state: CampaignState, event: LabelFailed) -> CampaignState:
-    known = replace(
-        state,
-        failed=state.failed + 1,
-        recent=state.recent.plus(event),
-        retries=_without(state.retries, event),
-    )
-    if event.round != state.round:
-        return known
-    return _without_labels(replace(known, round_failures=state.round_failures.plus(event)))
-
-
-def _without_labels(state: CampaignState) -> CampaignState:
-    """After a failed label: a round that brought no label trains nothing, and the next one begins."""
-    selected = state.selected
-    all_failed = selected is not None and len(state.round_failures) == selected.count and not state.adopted
-    return _next_round(state, barren=True) if all_failed else state
-
-
-def _requeued(state: CampaignState, event: Requeued) -> CampaignState:
-    """Failures taken back: those of the present round are missing again, those of earlier ones are asked for first."""
-    new = tuple(
-        Retry(failure=failure, picks=picks)
-        for failure, picks in zip(event.failures, event.picks, strict=True)
-        if state.retry_of(*_place(failure)) is None
-    )
-    items = frozenset(retry.failure.item for retry in new if retry.failure.round == state.round)
-    return replace(
-        state,
-        retries=(*state.retries, *new),
-        retried=state.retried | items,
-        round_failures=Rows(row for row in state.round_failures if row.item not in items),
-        failed=state.failed - len(new),
-        # what is tried again joins the data of the present round, which are gathered anew
-        gathered=Rows(row for row in state.gathered if row.round != state.round),
-        lost=(),
-    )
-
-
-def _place(event: Labelled | LabelFailed) -> tuple[int, int]:
-    return event.round, event.item
-
-
-def _without(retries: tuple[Retry, ...], event: Labelled | LabelFailed) -> tuple[Retry, ...]:
-    if not retries:
-        return retries
-    return tuple(retry for retry in retries if _place(retry.failure) != _place(event))
-
-
-def _next_round(state: CampaignState, *, barren: bool) -> CampaignState:
-    return replace(
-        state,
-        round=state.round + 1,
-        walked=Rows(),
-        selected=None,
-        arrived=Rows(),
-        round_failures=Rows(),
-        retried=frozenset(),
-        adopted=(),
-        recent=Rows(state.recent[-MOST_RECENT:]),
-        first_number=state.spent,
-        newest={**state.newest, **_newest(state.round_labels)},
-        lost=(),
-        barren=state.barren + 1 if barren else 0,
-    )
-
-
-def _newest(rows: Iterable[Labelled]) -> dict[str, tuple[Labelled, ...]]:
-    """The last labels of each system, by number."""
-    found: dict[str, list[Labelled]] = {}
-    for row in sorted(rows, key=lambda row: row.number):
-        found.setdefault(row.system, []).append(row)
-    return {system: tuple(several[-MAX_STARTS:]) for system, several in found.items()}

@@ -23,8 +23,8 @@ class Steps(Protocol):
     is unusable (:class:`pipeline.errors.SiteError`), or a task has a bug.
     """
 
-    def submit(self, task: Task) -> Future[Result]:
-        """Hand a task out; returns at once."""
+    def submit(self, task: Task, priority: int = 0) -> Future[Result]:
+        """Hand a task out; returns at once. Of tasks that wait for the same workers, the lowest ``priority`` begins first."""
         ...
 
     def capacity(self, work: Work) -> int:

@@ -26,9 +26,10 @@ from pipeline.durable import sync_directory, sync_file, verify, write_text_durab
 from pipeline.errors import StoreError
 from pipeline.event_log import EventLog, Reading, read_events
 from pipeline.events import Event, Labelled
+from pipeline.fold import fold
 from pipeline.records import FileRef, Label
 from pipeline.shards import read_labels, write_labels
-from pipeline.state import CampaignState, fold
+from pipeline.state import CampaignState
 
 SCRATCH_PREFIX = "farwalk-"
 """Scratch directories have this prefix; nothing else is ever removed."""

@@ -1,5 +1,6 @@
 """From a request to a task: everything a worker needs, read from the campaign directory."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,18 +13,19 @@ from pipeline.events import Labelled, Work
 from pipeline.frames import Frame
 from pipeline.guesses import Guesses
 from pipeline.initial import initial_frame, start_volumes
-from pipeline.policy import (
-    Request,
+from pipeline.plan import (
     conditions_of,
     enough_left,
     fresh_labels,
     last_leg,
     picks_allowed,
     start_labels,
+    walker_shares,
 )
 from pipeline.records import (
     Candidate,
     FileRef,
+    FrameRows,
     LabelTask,
     Limits,
     ModelRef,
@@ -32,12 +34,15 @@ from pipeline.records import (
     TrainTask,
     WalkTask,
 )
+from pipeline.requests import Request
 from pipeline.seeds import Stream, seed_for
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.settings.dft import ElectronicSettings
+from pipeline.settings.schedule import StreamingSchedule
 from pipeline.shards import LIST, read_candidates, write_list
 from pipeline.state import CampaignState
 from pipeline.store import Store
+from pipeline.streaming import picks_wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,8 @@ class TaskMaker:
 
     def _walk(self, request: Request, state: CampaignState) -> WalkTask:
         settings = self._settings
-        last = last_leg(state, request.item)
+        # a leg goes on where the last one ended; the first of a segment has all of it before it
+        last = last_leg(state, request.item) if request.leg else None
         conditions = conditions_of(request.item, settings)
         return WalkTask(
             task=request.name,
@@ -116,6 +122,8 @@ class TaskMaker:
             pressures_MPa=tuple(pressure for _, pressure in conditions),
             variables=settings.hill_variables,
             volumes_A3=self._volumes_A3,
+            shares=walker_shares(state, settings),
+            followed={system.name: system.variables for system in settings.systems if system.variables},
             starts=self._start_frames(state),
             resume=self._walkers(request.item, state),
             steps=settings.walkers.segment_steps if last is None else last.steps_left,
@@ -128,23 +136,61 @@ class TaskMaker:
         )
 
     def _select(self, request: Request, state: CampaignState) -> SelectTask:
-        settings = self._settings
-        walked = sorted(state.walked, key=lambda walk: (walk.item, walk.leg))
+        settings, schedule, flow = self._settings, self._settings.schedule, state.flow
+        labels = [gathered.file for gathered in state.gathered]
+        if flow is None or not isinstance(schedule, StreamingSchedule):
+            walked = sorted(state.walked, key=lambda walk: (walk.item, walk.leg))
+            candidates = [walk.candidates for walk in walked]
+            count = keep = picks_allowed(state, settings)
+        else:
+            candidates = list(flow.reading)
+            labels += dict.fromkeys(row.file for row in state.arrived)
+            count, keep = picks_wanted(flow, settings), schedule.pool
+        in_flight = self._in_flight(state)
         return SelectTask(
             task=request.name,
             round=request.round,
             model=self._model(state),
             settings=settings.selection,
-            candidates=(self._listed(request, "candidates", [walk.candidates for walk in walked]),),
-            labels=(self._listed(request, "labels", [gathered.file for gathered in state.gathered]),),
-            in_flight=(),
-            count=picks_allowed(state, settings),
+            candidates=(self._listed(request, "candidates", candidates),),
+            labels=(self._listed(request, "labels", labels),),
+            pool=self._absolute(flow.left) if flow is not None and flow.left is not None else None,
+            waiting=flow.waiting if flow is not None else 0,
+            in_flight=in_flight,
+            count=count,
+            keep=keep,
+            known_eV_per_A=settings.known_eV_per_A,
+            shares=settings.shares,
+            labelled=self._labels_of(state, in_flight),
             output=str(self._output(request)),
             seed=seed_for(settings.seed, Stream.SELECT, request.round, 0),
             threads=settings.site.train_threads,
             ranks=settings.site.train_ranks,
             launch=settings.site.launch,
         )
+
+    def _absolute(self, rows: FrameRows) -> FrameRows:
+        return FrameRows(file=self._store.absolute(rows.file), rows=rows.rows)
+
+    def _in_flight(self, state: CampaignState) -> tuple[FrameRows, ...]:
+        """Candidates whose labels were asked for and have not come, by the shard they were picked in."""
+        if state.flow is None:
+            return ()
+        rows: dict[FileRef, list[int]] = {}
+        for (_, row), label in sorted(state.flow.open.items()):
+            if label.picks is not None:
+                rows.setdefault(label.picks, []).append(row)
+        return tuple(self._absolute(FrameRows(file=file, rows=tuple(several))) for file, several in rows.items())
+
+    def _labels_of(self, state: CampaignState, in_flight: Sequence[FrameRows]) -> dict[str, int]:
+        """Labels of each system, those in flight included; empty where nobody gave shares."""
+        if not self._settings.shares:
+            return {}
+        counts = Counter(state.labelled_of)
+        for part in in_flight:
+            candidates = read_candidates(part.file)
+            counts.update(candidates[row].frame.system for row in part.rows)
+        return dict(counts)
 
     def _label(self, request: Request, state: CampaignState) -> Job:
         frame, origin = self._frame(request, state)
@@ -178,6 +224,8 @@ class TaskMaker:
             potential=settings.potential,
             uncertainty=settings.uncertainty,
             settings=settings.training,
+            walkers=settings.walkers,
+            attempt=request.leg,
             output=str(output / "model.pt"),
             progress=str(output / "progress.json"),
             seed=seed_for(settings.seed, Stream.TRAIN, request.round, request.item),
@@ -198,14 +246,14 @@ class TaskMaker:
 
     def _walkers(self, item: int, state: CampaignState) -> FileRef | None:
         """The walkers of a batch as its last leg left them, in whichever round that was."""
-        last = next((walk for walk in state.walkers if walk.item == item), None)
+        last = state.walkers.get(item)
         return None if last is None else self._store.absolute(last.walkers)
 
     def _start_frames(self, state: CampaignState) -> FileRef:
         """A shard of the labels that new walkers start from, the same on every run."""
         rows = start_labels(state)
         if self._start_shard is None or self._start_shard[0] != rows:
-            file = self._store.put_labels(f"starts-r{state.round:04d}", self._store.rows(rows))
+            file = self._store.put_labels(f"starts-v{state.models[-1].version:04d}", self._store.rows(rows))
             self._start_shard = (rows, self._store.absolute(file))
         return self._start_shard[1]
 
@@ -223,8 +271,7 @@ class TaskMaker:
         if request.round == 0:
             frame, origin = initial_frame(self._starts, request.item, self._settings)
         else:
-            selected = state.selected.picks if state.selected is not None else None
-            candidate = self._pick(request, retry.picks if retry is not None else selected)
+            candidate = self._pick(request, retry.picks if retry is not None else _picks(request, state))
             frame, origin = candidate.frame, origin_of(candidate)
         if retry is not None and retry.failure.identity != frame.identity:
             raise StoreError(
@@ -238,3 +285,10 @@ class TaskMaker:
         if self._picks[0] != picks:
             self._picks = (picks, read_candidates(self._store.absolute(picks)))
         return self._picks[1][request.item]
+
+
+def _picks(request: Request, state: CampaignState) -> FileRef | None:
+    """The shard of the selection that a label is of."""
+    if state.flow is not None:
+        return state.flow.open[request.round, request.item].picks
+    return state.selected.picks if state.selected is not None else None

@@ -23,7 +23,7 @@ from pipeline.events import (
     Walked,
     Work,
 )
-from pipeline.policy import batches
+from pipeline.plan import batches
 from pipeline.settings import CampaignSettings
 
 MOST_NOTICES = 5

@@ -32,7 +32,7 @@ from pipeline.intake import Intake, open_campaign
 from pipeline.monitor.figures import motion_figure
 from pipeline.monitor.motion import MotionRow, Series, motion_rows, series_of
 from pipeline.node import Node
-from pipeline.policy import conditions_of
+from pipeline.plan import conditions_of
 from pipeline.records import FileRef, Label, ModelRef, Split, Status, WalkResult, WalkTask
 from pipeline.seeds import Stream, seed_for
 from pipeline.settings.variables import VolumeVariable

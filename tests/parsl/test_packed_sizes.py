@@ -8,7 +8,7 @@ from small_campaign import run, settings, systems
 
 from apps.worker import carry_out
 from pipeline.events import Work
-from pipeline.policy import Request
+from pipeline.requests import Request
 from pipeline.store import Store
 from pipeline.tasks import TaskMaker
 

@@ -256,7 +256,7 @@ class MadeUpSteps:
     def notices(self):
         return ()
 
-    def submit(self, task):
+    def submit(self, task, priority=0):
         self.names.append(task.task)
         future: Future = Future()
         if self.random is None:

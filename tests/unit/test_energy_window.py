@@ -12,10 +12,10 @@ from test_state import initial
 
 from pipeline.energy_window import EnergyFit, EnergyWindow, composition_of
 from pipeline.events import Gathered
+from pipeline.fold import apply, fold
 from pipeline.frames import Frame
 from pipeline.records import Label, Split
 from pipeline.shards import read_energies
-from pipeline.state import apply, fold
 from pipeline.store import Store
 
 

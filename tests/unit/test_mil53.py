@@ -13,7 +13,7 @@ from pipeline.errors import StructureError
 from pipeline.frames import Frame
 from pipeline.initial import rattled_for
 from pipeline.intake import Intake, open_campaign
-from pipeline.policy import conditions_of
+from pipeline.plan import conditions_of
 from pipeline.references import Calculation, build_reference
 from pipeline.seeds import generator
 from pipeline.settings import CampaignSettings

@@ -10,11 +10,13 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from pipeline.events import Created, Labelled, Work
+from pipeline.fold import begin
 from pipeline.initial import initial_frame, starts_in_turn
-from pipeline.policy import Request, conditions_of, decide, enough_per_batch, picks_allowed
+from pipeline.plan import conditions_of, enough_per_batch, picks_allowed
+from pipeline.policy import decide
 from pipeline.records import FileRef, Split
+from pipeline.requests import Request
 from pipeline.splits import split_of
-from pipeline.state import begin
 
 
 def fresh_state(chosen):

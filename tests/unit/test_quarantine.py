@@ -16,13 +16,13 @@ from test_state import BEGIN, FILE, label_failed, labelled, trained, walked
 from pipeline.campaign import Campaign
 from pipeline.errors import StoreError
 from pipeline.events import EndReason, Gathered, LabelFailed, Labelled, Requeued, Resumed, Selected, Trained, Work
+from pipeline.fold import apply, fold
 from pipeline.label_directory import TRIES
 from pipeline.lock import DriverLock
 from pipeline.policy import decide
 from pipeline.quarantine import quarantined, requeue
 from pipeline.records import Cause, LabelTask, Measure, TrainTask, Try
 from pipeline.shards import read_labels
-from pipeline.state import apply, fold
 from pipeline.store import Store
 
 NEVER_PAUSED = {"labels__recovery": {"pause_share": 1.0}}

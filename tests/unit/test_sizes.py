@@ -11,10 +11,10 @@ from test_events import EXAMPLES, SCORES
 
 from pipeline import records
 from pipeline.events import Gathered, Labelled, Selected, Trained, Walked, Work
+from pipeline.fold import apply
 from pipeline.frames import Frame
-from pipeline.policy import Request
 from pipeline.records import FileRef, Label, Remark, Split, Status
-from pipeline.state import apply
+from pipeline.requests import Request
 from pipeline.store import Store
 from pipeline.tasks import TaskMaker
 
@@ -131,7 +131,7 @@ def results_of(store, walk):
         **ends,
     )
     selected = records.SelectResult(
-        task="select-r0300-0000", picks=absolute, count=100, dropped={"duplicate": 3}, **ends
+        task="select-r0300-0000", picks=absolute, count=100, kept=300, saved=9, dropped={"duplicate": 3}, **ends
     )
     labelled = records.LabelResult(
         task="label-r0300-0001",

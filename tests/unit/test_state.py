@@ -27,11 +27,13 @@ from pipeline.events import (
     Walked,
     Work,
 )
-from pipeline.policy import batches, decide, enough_left, enough_per_batch, fresh_labels, last_leg, start_labels
+from pipeline.fold import apply, fold
+from pipeline.plan import batches, enough_left, enough_per_batch, fresh_labels, last_leg, start_labels
+from pipeline.policy import decide
 from pipeline.records import FileRef, Split
 from pipeline.rows import Rows
 from pipeline.splits import split_of
-from pipeline.state import MAX_STARTS, apply, fold
+from pipeline.state import MAX_STARTS
 
 CHOSEN = settings(labels__budget=100_000, selection__batch=1000, selection__growth=1.0)
 FILE = FileRef(path="shards/x.h5", sha256="0" * 64)
