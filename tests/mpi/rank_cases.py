@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from small_data import copper, labelled, pool, potential, select_task, train_task
+from small_data import copper, labelled, later_select_task, pool, potential, select_task, train_task
 
 from pipeline.mpi import carry_out
 from pipeline.node import ANYWHERE
@@ -108,7 +108,7 @@ def curves(ranks: Ranks) -> dict[str, Any]:
 
 
 def tasks(ranks: Ranks) -> dict[str, Any]:
-    """Whole tasks: pools with several, one and no candidate; two labels, which is less than three ranks."""
+    """Whole tasks: pools with several, one and no candidate, some of them kept earlier; two labels, fewer than three ranks."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as own:
         directory, launch = Path(ranks.broadcast(own)), LaunchSettings()
@@ -118,6 +118,10 @@ def tasks(ranks: Ranks) -> dict[str, Any]:
                 task = select_task(directory / str(count), pool(count), launch, kind="lcmd", max_candidates=200)
             result = carry_out(ranks.broadcast(task), ANYWHERE, ranks)
             found[f"select {count}"] = [[pick.step for pick in read_candidates(result.picks)], result.dropped]
+        task = later_select_task(directory / "later", pool(300), launch) if ranks.first else None
+        later = carry_out(ranks.broadcast(task), ANYWHERE, ranks)
+        steps = [one.step for one in read_candidates(later.picks)]
+        found["select later"] = [steps, later.count, later.saved, later.dropped]
         trained = carry_out(
             ranks.broadcast(train_task(directory / "train", copper(2), launch) if ranks.first else None),
             ANYWHERE,

@@ -25,6 +25,8 @@ from pipeline.training.energy_scale import composition_offsets, energy_unit
 from pipeline.uncertainty.estimator import Estimator
 
 POTENTIAL = GMNNSettings(cutoff_A=4.0, gaussians=5, channels=3, hidden=(24, 24))
+KNOWN_EV_PER_A = 0.05
+"""A model of :func:`organic_model` is more certain than this of about one candidate in five of :func:`pool`."""
 SPLITS = (Split.TRAIN, Split.TRAIN, Split.VALIDATION, Split.TRAIN, Split.CALIBRATION)
 
 
@@ -87,7 +89,7 @@ def organic(name: str, seed: int, std_A: float = 0.2) -> Frame:
     """A rattled molecule."""
     atoms = molecule(name)
     atoms.positions += np.random.default_rng(seed).normal(scale=std_A, size=atoms.positions.shape)
-    return Frame.from_atoms(atoms, system="m")
+    return Frame.from_atoms(atoms, system=name)
 
 
 def candidate(frame: Frame, step: int, reason: StopReason = StopReason.RUNNING) -> Candidate:
@@ -146,7 +148,7 @@ def organic_model(frames: Sequence[Frame]) -> Model:
 def select_task(
     directory: Path, candidates: Sequence[Candidate], launch: LaunchSettings, *, shards: int = 5, **settings: object
 ) -> SelectTask:
-    """A selection in a directory of its own, from shards of different sizes."""
+    """A selection in a directory of its own, from new shards of different sizes."""
     directory.mkdir()
     known = labelled(9)
     model = organic_model([label.frame for label in known])
@@ -173,4 +175,14 @@ def select_task(
         seed=7,
         threads=1,
         launch=launch,
+    )
+
+
+def later_select_task(directory: Path, candidates: Sequence[Candidate], launch: LaunchSettings) -> SelectTask:
+    """A selection among some that were kept and others that are new, with systems' shares; a part of both is known."""
+    sound = [one for one in candidates if np.isfinite(one.frame.positions).all()]
+    task = select_task(directory, sound[120:], launch, kind="maxdist", max_candidates=90)
+    kept = FrameRows(file=write_candidates(directory / "kept.h5", sound[:120][::-1]), rows=tuple(range(119, 0, -1)))
+    return replace(
+        task, pool=kept, waiting=40, keep=60, known_eV_per_A=KNOWN_EV_PER_A, shares={"H2O": 0.7, "CH3CH2OH": 0.3}
     )

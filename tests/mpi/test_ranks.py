@@ -49,4 +49,8 @@ def test_whole_tasks_end_alike_also_with_more_ranks_than_there_is_work_for(alone
         assert found["tasks"] == {name: value for name, value in alone["tasks"].items() if name != "train 2"}
     assert len(alone["tasks"]["select 300"][0]) == 25
     assert alone["tasks"]["select 0"] == [[], {}]
+    steps, count, saved, dropped = alone["tasks"]["select later"]
+    assert (len(steps), count) == (60, 25)
+    assert saved > 0
+    assert {"known", "duplicate", "thinned", "surplus"} <= set(dropped)
     assert alone["tasks"]["train short"]
