@@ -129,7 +129,8 @@ def share_of(kind: str, site: Site) -> Share:
             return Share(cores=nodes * allocation.cores_per_node, gpus=nodes * allocation.gpus_per_node)
         workers = allocation.workers_per_node
         return Share(cores=allocation.cores_per_node / workers, gpus=allocation.gpus_per_node / workers)
-    threads = {"walk": site.walk_threads, "label": site.label_threads, "train": site.train_threads}
+    train = site.train_threads
+    threads = {"walk": site.walk_threads, "label": site.label_threads, "select": train, "train": train}
     with_gpu = isinstance(site, LocalHTEXSite) and site.gpus > 0 and kind != "label"
     return Share(cores=threads[kind], gpus=1.0 if with_gpu else 0.0)
 

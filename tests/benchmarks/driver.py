@@ -74,7 +74,7 @@ class Steps:
         """None."""
         return ()
 
-    def submit(self, task: Task) -> Future[Result]:
+    def submit(self, task: Task, priority: int = 0) -> Future[Result]:
         """Hand a task out."""
         if self._send is not None and isinstance(task, LabelTask):
             return self._send(task)

@@ -117,7 +117,7 @@ class Threads:
     def notices(self):
         return ()
 
-    def submit(self, task) -> Future:
+    def submit(self, task, priority=0) -> Future:
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)
