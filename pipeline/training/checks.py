@@ -49,10 +49,10 @@ class Checks:
         units of the median calibration score."""
         unit: FloatArray | float = 1.0
         if calibration is not None:
-            factors = {name: calibration.factor(self.quantity, name).value for name in np.unique(self.groups)}
-            if self.quantity == "total":
-                factors = dict.fromkeys(factors, calibration.factor("total").value)
-            unit = np.array([factors[name] for name in self.groups]) / calibration.scales[self.quantity]
+            names, places = np.unique(self.groups, return_inverse=True)
+            # the model has one factor of total uncertainty
+            used = [calibration.factor(self.quantity, ALL if self.quantity == "total" else str(name)) for name in names]
+            unit = np.array([one.value for one in used])[places] / calibration.scales[self.quantity]
         scores = unit * conformal_scores(self.errors, self.bounds)
         scores[np.isnan(scores)] = np.inf  # what is not a number held no bound
         return Points(scores=scores, groups=self.groups, structures=self.structures)
@@ -89,7 +89,7 @@ def _band(calibration: Calibration, quantity: Quantity, points: Points) -> tuple
     count, atoms = len(points), quantity == "atomic"
     correlation = correlation_within(points.scores, points.structures) if atoms else 0.0
     effective = effective_count(count, cluster_size(points.structures), correlation)
-    names = points.names if atoms else [ALL]  # the model has one factor of total uncertainty
+    names = points.names if atoms else [ALL]
     shares = [len(points.of(name)) / count for name in names]
     fitted, late = [], []
     for name in names:

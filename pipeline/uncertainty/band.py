@@ -39,7 +39,9 @@ class Evidence:
         """Of a quantile of ``count`` scores that are worth ``points`` independent ones; None of none."""
         if count == 0:
             return None
-        return cls(level=min(conformal_rank(count, alpha), count) / (count + 1), points=points)
+        level = min(conformal_rank(count, alpha), count) / (count + 1)
+        # a high quantile of few independent points is their largest
+        return cls(level=min(level, points / (points + 1.0)), points=points)
 
     @property
     def variance(self) -> float:

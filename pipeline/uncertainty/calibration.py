@@ -58,7 +58,9 @@ class Window:
 
     def then(self, total: Points, atomic: Points) -> Self:
         """With later scores; what is not finite has no place in a quantile of a factor and is left out."""
-        total, atomic = (points.where(np.isfinite(points.scores)) for points in (total, atomic))
+        total, atomic = (
+            Points.none().then(points.where(np.isfinite(points.scores)), WINDOW) for points in (total, atomic)
+        )
         return type(self)(total=self.total.then(total, WINDOW), atomic=self.atomic.then(atomic.thinned(ATOMS), WINDOW))
 
 
