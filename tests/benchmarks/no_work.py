@@ -139,7 +139,7 @@ def train(task: TrainTask) -> TrainResult:
         fresh=scores,
         train=scores,
         validation=scores,
-        factors={},
+        factors=(),
         epochs=1,
         history=tuple({"epoch": float(epoch), "loss": 0.1} for epoch in range(100)),
         timing=TIMING,

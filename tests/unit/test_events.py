@@ -30,11 +30,15 @@ from pipeline.events import (
     from_plain,
     to_plain,
 )
-from pipeline.records import Cause, FileRef, Measure, Scores, Split, Timing, Try
+from pipeline.records import Cause, FileRef, GroupCoverage, Measure, Scores, Split, Timing, Try
+from pipeline.uncertainty.calibration import made_up_factor
 
 FILE = FileRef(path="shards/ä.h5", sha256="0" * 64)
 TIMING = Timing(started=1.5, ended=2.25, cpu_s=0.1, host="here:1")
-SCORES = Scores(count=3, energy_rmse=0.1, energy_mae=0.05, force_rmse=1 / 3, force_mae=2e-17, coverage_total=0.5)
+HELD = GroupCoverage(quantity="atomic", group="Cu", count=12, held=11, structures=3, low=1 / 3, high=1.0)
+SCORES = Scores(
+    count=3, energy_rmse=0.1, energy_mae=0.05, force_rmse=1 / 3, force_mae=2e-17, coverage_total=0.5, groups=(HELD,)
+)
 
 FAILED = LabelFailed(
     time=7.0,
@@ -105,7 +109,10 @@ EXAMPLES: list[Event] = [
         fresh=SCORES,
         train=None,
         validation=SCORES,
-        factors={"total": 1.25},
+        factors=(
+            made_up_factor("total", value=1.25, count=3),
+            made_up_factor("atomic", value=0.1, count=9, group="Cu"),
+        ),
         epochs=4,
         history=({"epoch": 1.0, "loss": 0.1},),
         timing=TIMING,

@@ -17,6 +17,7 @@ import pipeline.errors
 from pipeline import records
 from pipeline.records import FileRef, FrameRows, LabelTask, ModelRef, SelectTask, TrainTask, WalkTask
 from pipeline.shards import write_labels
+from pipeline.uncertainty.calibration import made_up_factor
 
 MODEL = ModelRef(version=1, file=FileRef(path="/x.pt", sha256="0" * 64))
 SETTINGS = fabricated.settings()
@@ -107,7 +108,7 @@ def examples(tmp_path):
         fresh=None,
         train=SCORES,
         validation=SCORES,
-        factors={"total": 2.0},
+        factors=(made_up_factor("total", value=2.0, count=3),),
         epochs=3,
         history=({"epoch": 1.0},),
         timing=fabricated.TIMING,

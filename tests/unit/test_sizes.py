@@ -17,6 +17,7 @@ from pipeline.records import FileRef, Label, Remark, Split, Status
 from pipeline.requests import Request
 from pipeline.store import Store
 from pipeline.tasks import TaskMaker
+from pipeline.uncertainty.calibration import made_up_factor
 
 LARGEST = 100_000
 """Bytes that a task or a result may have."""
@@ -71,7 +72,7 @@ def late_state(store: Store, number: int):
                 fresh=SCORES,
                 train=SCORES,
                 validation=SCORES,
-                factors={},
+                factors=(),
                 epochs=1,
                 history=(),
                 **ends,
@@ -150,7 +151,7 @@ def results_of(store, walk):
         fresh=SCORES,
         train=SCORES,
         validation=SCORES,
-        factors={"total": 2.0},
+        factors=(made_up_factor("total", value=2.0, count=3),),
         epochs=epochs,
         history=tuple(dict(zip(names, row, strict=True)) for row in rows),
         **ends,

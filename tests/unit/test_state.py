@@ -98,7 +98,7 @@ def trained(round_index: int, labels: int) -> Trained:
         fresh=None,
         train=None,
         validation=None,
-        factors={},
+        factors=(),
         epochs=1,
         history=({"epoch": 1.0},),
         timing=TIMING,
