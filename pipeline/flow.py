@@ -53,6 +53,8 @@ class Flow:
         fresh: shards of candidates that no selection has seen; fresh_count: candidates in them.
         reading: those that the present selection sees; selecting: when it was asked for, seconds since the epoch; None: none
             is.
+        overtaken: whether a model came while a selection with an older one was under way; is_late: whether the newest selection
+            was overtaken so, and no other is under way.
         selection: the newest one.
         asked: rows of its queue that were asked for, from the first; before any selection, start structures.
         open: labels that were asked for.
@@ -72,6 +74,8 @@ class Flow:
     reading: tuple[FileRef, ...] = ()
     reading_count: int = 0
     selecting: float | None = None
+    overtaken: bool = False
+    is_late: bool = False
     selection: Selected | None = None
     asked: int = 0
     open: "HashTrieMap[Place, Open]" = field(default_factory=HashTrieMap)
@@ -166,7 +170,7 @@ def flowed(flow: Flow, event: Event, retries: Mapping[Place, Open]) -> Flow:
         case Gathered():
             return replace(flow, pending=True)
         case Trained():
-            return replace(flow, pending=False, training=False)
+            return replace(flow, pending=False, training=False, overtaken=flow.selecting is not None)
         case Rejected():
             return replace(flow, pending=event.attempt == 0, training=False)
         case TaskLost():
@@ -185,6 +189,7 @@ def _asked(flow: Flow, event: Submitted, retries: Mapping[Place, Open]) -> Flow:
             return replace(
                 flow,
                 selecting=event.time,
+                is_late=False,
                 reading=flow.fresh,
                 reading_count=flow.fresh_count,
                 reading_legs=flow.legs,
@@ -225,6 +230,8 @@ def _selected(flow: Flow, event: Selected) -> Flow:
         selection=event,
         asked=0,
         selecting=None,
+        overtaken=False,
+        is_late=flow.overtaken,
         reading=(),
         reading_count=0,
         reading_legs=0,

@@ -91,7 +91,8 @@ def _labels(
         count = max(0, min(free, _initial_left(state, flow, settings)))
         places += [(0, item) for item in range(flow.asked, flow.asked + count)]
         return places, "there are no candidates before the first model and its walkers"
-    if flow.selecting is not None or _is_outdated(state, flow):
+    # where models come faster than selections, what the last one picked goes to free slots before the next one begins
+    if flow.selecting is not None or (_is_outdated(state, flow) and not flow.is_late):
         return places, "candidates are judged by the newest model"
     count = max(0, min(free, flow.waiting))
     places += [(flow.selection.round, row) for row in range(flow.asked, flow.asked + count)]
