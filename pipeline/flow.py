@@ -137,6 +137,7 @@ def resumed(flow: Flow) -> Flow:
         reading_legs=0,
         barren=0,
         selecting=None,
+        overtaken=False,
         training=False,
         again=tuple(sorted(flow.open)),
     )
@@ -248,6 +249,7 @@ def _lost(flow: Flow, request: Request) -> Flow:
             return replace(
                 flow,
                 selecting=None,
+                overtaken=False,
                 fresh=(*flow.reading, *flow.fresh),
                 fresh_count=flow.reading_count + flow.fresh_count,
                 reading=(),
