@@ -155,6 +155,11 @@ class CampaignState:
         return tuple(sorted([*self.arrived, *self.adopted], key=lambda row: row.number))
 
     @property
+    def loose(self) -> tuple[Labelled, ...]:
+        """Labels that lie in no gathered shard, in the order of their numbers."""
+        return () if self.flow is None and self.is_gathered else self.round_labels
+
+    @property
     def learned(self) -> int:
         """Labels that lie in gathered shards."""
         return sum(gathered.count for gathered in self.gathered)

@@ -197,8 +197,7 @@ class Store:
         Raises:
             StoreError: a shard is missing or changed.
         """
-        loose = () if state.is_gathered else state.round_labels
-        return read_labels([self.absolute(event.file) for event in state.gathered]) + self.rows(loose)
+        return read_labels([self.absolute(event.file) for event in state.gathered]) + self.rows(state.loose)
 
     def scratch_of(self, task: str) -> Path:
         """The scratch directory of a task, the same on every run, so that what it left there is found again."""

@@ -17,6 +17,9 @@ RESUMABLE = (
     "labels.energy_window_eV_per_atom",
     "labels.reference.max_steps",
     "labels.reference.pseudopotentials",
+    "schedule.pool",
+    "schedule.train_share",
+    "schedule.train_wait_s",
     "stop",
     "site",
 )
