@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,19 @@ from small_data import copper, labelled, later_select_task, pool, potential, sel
 from pipeline.mpi import carry_out
 from pipeline.node import ANYWHERE
 from pipeline.ranks import Ranks
+from pipeline.records import Split
 from pipeline.selection.dedupe import duplicates
 from pipeline.selection.methods import pick
 from pipeline.selection.spread import Spread
 from pipeline.settings.launch import LaunchSettings
 from pipeline.settings.selection import SelectionSettings
-from pipeline.settings.training import TrainingSettings
+from pipeline.settings.training import GateSettings, TrainingSettings
+from pipeline.settings.uncertainty import FeatureUncertaintySettings
 from pipeline.shards import read_candidates
+from pipeline.training.calibrate import calibrated_model
 from pipeline.training.dataset import LabelSet
 from pipeline.training.distributed import gradient_sum
+from pipeline.training.gate import gate
 from pipeline.training.trainer import Schedule, Trainer
 
 METHODS = ("maxdet", "maxdist", "lcmd", "maxdiag", "random")
@@ -144,7 +149,28 @@ def stopped_by_the_clock(ranks: Ranks, directory: Path) -> bool:
     return carry_out(task, ANYWHERE, ranks).epochs < 100_000
 
 
-CASES: dict[str, Callable[[Ranks], Any]] = {"picks": picks, "same": same, "curves": curves, "tasks": tasks}
+def gates(ranks: Ranks) -> dict[str, Any]:
+    """The report on a model that is worse than its parent, by more validation labels than one rank scores at a time."""
+    labels = [replace(label, split=Split.VALIDATION) for label in copper(150)]
+    drawn = [potential(labels[:9], seed=seed) for seed in (0, 1)]
+    with torch.no_grad():
+        drawn[1].scale.mul_(30.0)
+    parent, other = (calibrated_model([one], labels[:9], [], FeatureUncertaintySettings(), 1) for one in drawn)
+    with tempfile.TemporaryDirectory() as own:
+        directory = Path(ranks.broadcast(own))
+        task = ranks.broadcast(train_task(directory / "gate", labels[:1], LaunchSettings()) if ranks.first else None)
+        report = gate(parent, other, labels, task, GateSettings(walkers=2, steps=10), ranks)
+        ranks.gather(None)
+    return json.loads(json.dumps(asdict(report)))
+
+
+CASES: dict[str, Callable[[Ranks], Any]] = {
+    "picks": picks,
+    "same": same,
+    "curves": curves,
+    "tasks": tasks,
+    "gates": gates,
+}
 
 if __name__ == "__main__":
     from mpi4py import MPI

@@ -54,9 +54,9 @@ def split_labels(count: int) -> list[Label]:
     return [replace(label, split=SPLITS[k % 5]) for k, label in enumerate(copper(count))]
 
 
-def potential(labels: Sequence[Label], dtype: torch.dtype = torch.float32) -> GMNN:
+def potential(labels: Sequence[Label], dtype: torch.dtype = torch.float32, seed: int = 0) -> GMNN:
     """Untrained, with the energy scale of the labels."""
-    drawn = GMNN(POTENTIAL, (29,), FeatureSpec(), torch.Generator().manual_seed(0)).to(dtype)
+    drawn = GMNN(POTENTIAL, (29,), FeatureSpec(), torch.Generator().manual_seed(seed)).to(dtype)
     drawn.offsets, drawn.unit_energy = drawn.offsets.double(), drawn.unit_energy.double()
     offsets = torch.from_numpy(composition_offsets(labels, drawn.elements))
     drawn.set_energy_scale(offsets_eV=offsets, unit_eV=energy_unit(labels))

@@ -54,3 +54,10 @@ def test_whole_tasks_end_alike_also_with_more_ranks_than_there_is_work_for(alone
     assert saved > 0
     assert {"known", "duplicate", "thinned", "surplus"} <= set(dropped)
     assert alone["tasks"]["train short"]
+
+
+def test_every_rank_gets_the_report_of_the_gate_that_one_process_makes(alone, on_ranks, ranks):
+    assert [found["gates"] for found in on_ranks(ranks)] == [alone["gates"]] * ranks
+    assert alone["gates"]["parent"]["count"] == 150
+    assert alone["gates"]["walks"] == 2
+    assert alone["gates"]["reason"]
