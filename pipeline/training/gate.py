@@ -18,7 +18,7 @@ from pipeline.ranks import ALONE, Ranks
 from pipeline.records import GateReport, Label, Scores, Split, TrainTask
 from pipeline.seeds import Stream, seed_for
 from pipeline.settings.training import GateSettings
-from pipeline.training.scoring import Residuals, residuals
+from pipeline.training.scoring import Residuals, errors_of, residuals
 from pipeline.training.short_walks import newest_starts, unsound_walks
 
 NOISE = 2.0
@@ -26,12 +26,14 @@ NOISE = 2.0
 
 One structure that went wrong alone, however far, makes a difference of one. Of two models that are equally good the second is
 called worse, by the errors of one kind, in 12 % (2 structures), 7 % (3), 5 % (5) and 3 % (10 and more) of drawn cases, in which
-the error of a model on a structure is log-normal with a width of 0.5 that both share and of 0.3 that they do not.
+the error of a model on a structure is log-normal with a width of 0.5 that both share and of 0.3 that they do not. Of 137 models
+of seven campaigns of alanine dipeptide three are refused, whose energy and force errors are both 22 to 49 % larger; one
+standard error of squared errors refuses six more, five of them with smaller force errors.
 """
 MORE_WALKS = 2
-"""Fewer lost walks more than the parent's tell nothing yet; of a single walk, one is enough."""
+"""A model that loses fewer walks more than its parent is not refused: one may be chance, unless it is the only one."""
 MORE_SHARE = 0.25
-"""Nor does this share of the walks."""
+"""Nor is one that loses up to this share of the walks more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ def gate(
     if validation:
         # the new model's epoch was picked on these labels, some of which its parent never met: slightly in its favour
         old, new = (residuals(one, validation, uncertainty=False, ranks=ranks) for one in (parent, model))
-        scores = _scores(old), _scores(new)
+        scores = errors_of(old), errors_of(new)
         finite = bool(np.isfinite(new.energy).all() and np.isfinite(new.force).all())
         reasons = _worse(old, new, validation, settings.tolerance) if finite else [_not_finite(new, validation)]
     walks, unsound = _walked(parent, model, labels, task, settings, ranks) if finite else (0, (0, 0))
@@ -156,16 +158,6 @@ def _walked(
         )
         unsound = (old, new)
     return len(starts), ranks.broadcast(unsound)
-
-
-def _scores(found: Residuals) -> Scores:
-    return Scores(
-        count=len(found.energy),
-        energy_rmse=_rms(found.energy),
-        energy_mae=float(np.mean(np.abs(found.energy))),
-        force_rmse=_rms(found.force),
-        force_mae=float(np.mean(np.abs(found.force))),
-    )
 
 
 def _by_structure(errors: FloatArray, rows: Sequence[int]) -> FloatArray:

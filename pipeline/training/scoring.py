@@ -4,7 +4,7 @@ Shapes: n structures, A atoms. Units: eV/atom, eV/Å.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -114,15 +114,25 @@ def checks(found: Residuals, labels: Sequence[Label]) -> tuple[Checks, Checks]:
     return total, atomic
 
 
-def _scores(found: Residuals, model: Model, bounds: tuple[Checks, Checks] | None) -> Scores:
-    calibration = model.estimator.calibration
+def errors_of(found: Residuals) -> Scores:
+    """The errors alone."""
     return Scores(
         count=len(found.energy),
         energy_rmse=float(np.sqrt(np.mean(found.energy**2))),
         energy_mae=float(np.mean(np.abs(found.energy))),
         force_rmse=float(np.sqrt(np.mean(found.force**2))),
         force_mae=float(np.mean(np.abs(found.force))),
-        coverage_total=None if bounds is None else float(np.mean(bounds[0].held)),
-        coverage_atomic=None if bounds is None else float(np.mean(bounds[1].held)),
-        groups=() if bounds is None else tuple(one for part in bounds for one in coverages(calibration, part)),
+    )
+
+
+def _scores(found: Residuals, model: Model, bounds: tuple[Checks, Checks] | None) -> Scores:
+    errors = errors_of(found)
+    if bounds is None:
+        return errors
+    total, atomic = bounds
+    return replace(
+        errors,
+        coverage_total=float(np.mean(total.held)),
+        coverage_atomic=float(np.mean(atomic.held)),
+        groups=tuple(one for part in bounds for one in coverages(model.estimator.calibration, part)),
     )
