@@ -69,6 +69,7 @@ The map, bottom-up: a module imports only from modules above itself.
 ``convergence``        errors of labels against the finest value of a scan
 ``driver``             the loop
 ``campaign``           a campaign directory, made or taken up, and run
+``simulation``         a campaign by a virtual clock, before anyone pays for it
 ``export``             labels or the model as one file
 ``monitor``            tables and figures from a campaign directory
 =====================  ==========================================================================================

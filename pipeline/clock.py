@@ -19,7 +19,10 @@ class Clock(Protocol):
         ...
 
     def wait(self, done: SimpleQueue[T], seconds: float) -> T | None:
-        """The next item of a queue; None when none has come within so many seconds."""
+        """The next item of a queue; None when none has come within so many seconds.
+
+        A simulation may come back later from a wait in which nothing but time passes.
+        """
         ...
 
     def sleep(self, seconds: float) -> None:
