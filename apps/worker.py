@@ -34,8 +34,12 @@ _NONE = frozenset({"NoDevFiles", "-1"})
 """What SLURM and CUDA call no device."""
 
 
-def carry_out(task: Task) -> Result:
+def carry_out(task: Task, *, parsl_resource_specification: Mapping[str, int] | None = None) -> Result:
     """Carry out any task in this worker.
+
+    Args:
+        task: what to do.
+        parsl_resource_specification: of the executor, its priority; Parsl hands it on to every function.
 
     Raises:
         SiteError: this worker is of another farwalk than the driver, or its GPUs do not fit.
