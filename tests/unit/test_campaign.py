@@ -111,7 +111,7 @@ def test_walkers_go_on_with_the_next_model_and_slots_keep_their_temperatures(tmp
     assert [task.temperatures_K for task in second] == [(300.0, 500.0), (700.0, 900.0), (300.0, 500.0)]
     assert all(walker.age == 10 for task in second for walker in read_walkers(task.resume))
     assert {task.model.version for task in second} == {2}
-    last = campaign.store.state().walkers[-1]
+    last = campaign.store.state().walkers[2]
     assert read_walkers(campaign.store.absolute(last.walkers))[0].age == 10 * 5
 
 

@@ -1,8 +1,8 @@
 """The event log keeps every fact it acknowledged, and nothing else."""
 
-import dataclasses
 import os
 import typing
+from dataclasses import replace
 
 import pytest
 
@@ -14,9 +14,11 @@ from pipeline.events import (
     EndReason,
     Event,
     Gathered,
+    Idled,
     LabelFailed,
     Labelled,
     Noticed,
+    Rejected,
     Requeued,
     Resumed,
     Selected,
@@ -30,7 +32,7 @@ from pipeline.events import (
     from_plain,
     to_plain,
 )
-from pipeline.records import Cause, FileRef, GroupCoverage, Measure, Scores, Split, Timing, Try
+from pipeline.records import Cause, FileRef, Found, GateReport, GroupCoverage, Measure, Scores, Split, Timing, Try
 from pipeline.uncertainty.calibration import made_up_factor
 
 FILE = FileRef(path="shards/ä.h5", sha256="0" * 64)
@@ -38,6 +40,9 @@ TIMING = Timing(started=1.5, ended=2.25, cpu_s=0.1, host="here:1")
 HELD = GroupCoverage(quantity="atomic", group="Cu", count=12, held=11, structures=3, low=1 / 3, high=1.0)
 SCORES = Scores(
     count=3, energy_rmse=0.1, energy_mae=0.05, force_rmse=1 / 3, force_mae=2e-17, coverage_total=0.5, groups=(HELD,)
+)
+REPORT = GateReport(
+    passed=False, reason="worse", parent=SCORES, model=SCORES, walks=8, parent_unsound=0, model_unsound=3
 )
 
 FAILED = LabelFailed(
@@ -59,7 +64,7 @@ FAILED = LabelFailed(
 EXAMPLES: list[Event] = [
     Created(
         time=1.0,
-        schema=2,
+        schema=module.SCHEMA,
         settings={"name": "Übung", "a": [1, {"b": None}]},
         digest="d",
         structures="s",
@@ -82,9 +87,12 @@ EXAMPLES: list[Event] = [
         steps_left=7,
         born=(1, 3),
         timing=TIMING,
+        found={"a": Found(count=2, mean_bound=1 / 7, cells=(0, 1023))},
+        core_s=4.0,
+        gpu_s=2.0,
     ),
     Selected(time=5.0, round=1, picks=None, count=0, dropped={"known": 3}, timing=None),
-    Selected(time=5.0, round=1, picks=FILE, count=2, dropped={}, timing=TIMING),
+    Selected(time=5.0, round=1, picks=FILE, count=2, dropped={}, timing=TIMING, kept=5, version=3, saved=1, core_s=0.5),
     Labelled(
         time=6.0,
         round=1,
@@ -116,9 +124,14 @@ EXAMPLES: list[Event] = [
         epochs=4,
         history=({"epoch": 1.0, "loss": 0.1},),
         timing=TIMING,
+        gate=replace(REPORT, passed=True, reason=""),
+        attempt=1,
+        gpu_s=9.5,
     ),
+    Rejected(time=9.5, round=1, version=3, attempt=0, gate=REPORT, fresh=None, epochs=4, timing=TIMING, core_s=1.0),
     TaskFailed(time=10.0, work=Work.TRAIN, round=1, task="train-v0003", reason="no"),
     TaskLost(time=10.0, work=Work.WALK, round=1, task="walk-r0001-0000-l00", reason="gone", remedy="more memory"),
+    Idled(time=10.2, work=Work.LABEL, since=8.0, reason="no candidates", slot_s=4.5),
     Noticed(time=10.5, text="job 7 was cancelled", remedy=""),
     Stopped(time=11.0, reason=EndReason.BUDGET, message="done"),
 ]
@@ -137,7 +150,7 @@ def test_there_is_an_example_of_every_event():
     assert {type(event) for event in EXAMPLES} == set(typing.get_args(Event))
     kinds = [cls.__dataclass_fields__["kind"].default for cls in typing.get_args(Event)]
     assert len(set(kinds)) == len(kinds)
-    assert module.SCHEMA == 2
+    assert module.SCHEMA == 3
 
 
 def test_events_come_back_equal(log_path):
@@ -200,9 +213,9 @@ def test_a_missing_or_doubled_line_is_refused(log_path):
 
 
 def test_another_schema_version_is_named(tmp_path):
-    created = dataclasses.replace(EXAMPLES[0], schema=3)
+    created = replace(EXAMPLES[0], schema=4)
     (tmp_path / "events.jsonl").write_bytes(encode(created, 0))
-    with pytest.raises(StoreError, match="version 3"):
+    with pytest.raises(StoreError, match="version 4"):
         read_events(tmp_path / "events.jsonl")
 
 
@@ -218,7 +231,7 @@ def test_a_full_disk_leaves_the_log_as_it_was(log_path, monkeypatch):
 
     monkeypatch.setattr("pipeline.event_log.os.write", half)
     with pytest.raises(StoreError, match="No space left"):
-        log.append([dataclasses.replace(EXAMPLES[-1], message="")])
+        log.append([replace(EXAMPLES[-1], message="")])
     monkeypatch.undo()
     log.append(EXAMPLES[-1:])
     log.close()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from pipeline.events import Created, Labelled, Work
+from pipeline.events import SCHEMA, Created, Labelled, Work
 from pipeline.fold import begin
 from pipeline.initial import initial_frame, starts_in_turn
 from pipeline.plan import conditions_of, enough_per_batch, picks_allowed
@@ -21,7 +21,7 @@ from pipeline.splits import split_of
 
 def fresh_state(chosen):
     return begin(
-        Created(time=0.0, schema=2, settings=chosen.model_dump(mode="json"), digest="", structures="", versions={})
+        Created(time=0.0, schema=SCHEMA, settings=chosen.model_dump(mode="json"), digest="", structures="", versions={})
     )
 
 

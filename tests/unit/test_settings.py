@@ -98,7 +98,7 @@ def test_all_problems_are_said_at_once_in_the_order_of_the_file(tmp_path: Path) 
         ("site", {"kind": "slurmm"}, "unknown kind 'slurmm'"),
         ("potential", {"hidden": []}, "potential.hidden: must have at least 1 item"),
         ("systems", [], "systems: must have at least 1 item"),
-        ("schedule", "streaming", "use 'rounds'"),
+        ("schedule", "steaming", "one of rounds, streaming (did you mean streaming?)"),
     ],
 )
 def test_a_mistake_is_named_with_its_key_and_remedy(tmp_path: Path, section: str, value: object, expected: str) -> None:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import fabricated
 import numpy as np
 import pytest
-from test_events import EXAMPLES, SCORES
+from test_events import SCORES
 
 from pipeline import records
-from pipeline.events import Gathered, Labelled, Selected, Trained, Walked, Work
+from pipeline.events import SCHEMA, Created, Gathered, Labelled, Selected, Trained, Walked, Work
 from pipeline.fold import apply
 from pipeline.frames import Frame
 from pipeline.records import FileRef, Label, Remark, Split, Status
@@ -26,6 +26,8 @@ FILE = FileRef(path="shards/labels-r0123.h5", sha256="0123456789abcdef" * 4)
 
 # the shards of this campaign are made up: there is nothing to fit an energy window to
 LARGE = {"walkers__count": SLOTS * BATCHES, "walkers__batch": SLOTS, "labels__energy_window_eV_per_atom": None}
+CHOSEN = fabricated.settings(**LARGE)
+BEGIN = Created(time=0.0, schema=SCHEMA, settings=CHOSEN.model_dump(mode="json"), digest="", structures="", versions={})
 
 
 def structure(number: int) -> Frame:
@@ -96,13 +98,12 @@ def late_state(store: Store, number: int):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     deep = tmp_path_factory.mktemp("project") / "lustre" / "scratch" / "project_0123456789" / "somebody" / ("long" * 10)
-    chosen = fabricated.settings(**LARGE)
-    return Store.create(deep / "campaign", settings_yaml="", first=EXAMPLES[0]), chosen
+    return Store.create(deep / "campaign", settings_yaml="", first=BEGIN)
 
 
-def tasks_of(store, chosen, rounds=ROUNDS):
+def tasks_of(store, rounds=ROUNDS):
     state = late_state(store, rounds)
-    maker = TaskMaker(store, chosen, [structure(0)], "12345-1234567890123456789")
+    maker = TaskMaker(store, CHOSEN, [structure(0)], "12345-1234567890123456789")
     walk = maker.make(Request(Work.WALK, rounds, 3, LEGS), state).task
     select = maker.make(Request(Work.SELECT, rounds), state).task
     label = maker.make(Request(Work.LABEL, 0, 1), state).task
@@ -129,6 +130,7 @@ def results_of(store, walk):
         born=walk.born,
         stops={"uncertain": 9, "completed": 5},
         walker_steps=64,
+        found={"mil-53": records.Found(count=10**4, mean_bound=0.3, cells=tuple(range(0, 32**3, 2)))},
         **ends,
     )
     selected = records.SelectResult(
@@ -162,15 +164,14 @@ def results_of(store, walk):
 def test_tasks_do_not_grow_with_the_rounds(tmp_path):
     sizes = []
     for rounds in (20, 300):
-        store = Store.create(tmp_path / f"{rounds:03d}", settings_yaml="", first=EXAMPLES[0])
-        chosen = fabricated.settings(**LARGE)
-        sizes.append([len(pickle.dumps(task)) for task in tasks_of(store, chosen, rounds)])
+        store = Store.create(tmp_path / f"{rounds:03d}", settings_yaml="", first=BEGIN)
+        sizes.append([len(pickle.dumps(task)) for task in tasks_of(store, rounds)])
     assert sizes[1] == pytest.approx(sizes[0], abs=50)
 
 
 def test_every_task_and_result_of_a_long_campaign_is_small(store):
-    tasks = tasks_of(*store)
-    examples = [*tasks, *results_of(store[0], tasks[0])]
+    tasks = tasks_of(store)
+    examples = [*tasks, *results_of(store, tasks[0])]
     assert {type(example) for example in examples} == {*typing.get_args(records.Task), *typing.get_args(records.Result)}
     sizes = {type(example).__name__: len(pickle.dumps(example)) for example in examples}
     assert max(sizes.values()) < LARGEST, sizes

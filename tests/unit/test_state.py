@@ -35,7 +35,9 @@ from pipeline.rows import Rows
 from pipeline.splits import split_of
 from pipeline.state import MAX_STARTS
 
-CHOSEN = settings(labels__budget=100_000, selection__batch=1000, selection__growth=1.0)
+CHOSEN = settings(
+    labels__budget=100_000, labels__recovery={"pause_share": 1.0}, selection__batch=1000, selection__growth=1.0
+)
 FILE = FileRef(path="shards/x.h5", sha256="0" * 64)
 BEGIN = Created(time=0.0, schema=SCHEMA, settings=CHOSEN.model_dump(mode="json"), digest="", structures="", versions={})
 
@@ -211,7 +213,7 @@ def test_every_batch_goes_on_with_its_next_leg_until_its_segment_is_over():
         state = apply(state, event)
     (request,) = decide(state, CHOSEN, now=2.0).requests
     assert request.work is Work.SELECT
-    assert [(walk.item, walk.leg) for walk in state.walkers] == [(0, 0), (2, 0), (1, 2)]
+    assert {item: walk.leg for item, walk in state.walkers.items()} == {0: 0, 1: 2, 2: 0}
     assert [last_leg(state, item).leg for item in range(3)] == [0, 2, 0]
 
 
