@@ -9,6 +9,9 @@ Labels that come later were selected for being uncertain, so they are not exchan
 is scored by the model that selected it before any model is trained on it. The factor covers the quantile of these scores over
 the last structures, whichever versions selected them: the idea of Gibbs and Candès 2021 (Adaptive conformal inference under
 distribution shift, NeurIPS), with a sliding window in place of their step.
+
+What this cannot see: energy errors of one model share an offset, so the structures that one model selected are worth fewer
+independent scores than they are many, and a model that is suddenly off is noticed only by the labels that follow it.
 """
 
 from collections.abc import Mapping
