@@ -1,7 +1,7 @@
 """What it buys to walk, label and train side by side: the same campaign in rounds and as a stream, by the clock.
 
 python tests/benchmarks/schedules.py [--smoke] [--seeds 1 2 3] [--labels 128] [--schedules rounds streaming] [--cores 2]
-    [--dir DIR] [--set KEY=VALUE]
+    [--dir DIR] [--set KEY=VALUE] [--stream schedule.pool=200]
 
 Alanine dipeptide, its force field slowed down to 2 to 20 s a label (log-uniform, a pure function of the geometry). One worker
 walks, one trains and four label, which sleep, on two cores. Every published model is scored on frames of the reference's own
@@ -77,9 +77,10 @@ def overrides_of(schedule: str, seed: int, options: argparse.Namespace) -> list[
         f"labels.budget={options.labels}",
         f"labels.reference={json.dumps(slow)}",  # JSON is YAML
         SITE,
-        *([] if schedule == "rounds" else [f"schedule={schedule}"]),
+        f"schedule={{kind: {schedule}}}",
         *(SMOKE if options.smoke else ()),
         *options.set,
+        *(options.stream if schedule == "streaming" else ()),
     ]
 
 
@@ -220,6 +221,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--cores", type=int, default=2, help="cores that all processes share")
     parser.add_argument("--dir", type=Path, default=None)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--stream", action="append", default=[], metavar="KEY=VALUE", help="--set for streaming alone")
     options = parser.parse_args()
     if options.smoke:
         options.seeds, options.labels = [1], 16
@@ -244,7 +246,13 @@ def main() -> None:
         results = [measure(root, seed, options, held_out) for seed in options.seeds]
     show(results)
     ratios = [result["ratio"] for result in results if "ratio" in result]
-    facts: dict[str, Any] = {"labels": options.labels, "set": options.set, "slots": SLOTS, "cores_used": len(cores)}
+    facts: dict[str, Any] = {
+        "labels": options.labels,
+        "set": options.set,
+        "stream": options.stream,
+        "slots": SLOTS,
+        "cores_used": len(cores),
+    }
     facts["label_seconds"] = SMOKE_SECONDS if options.smoke else SECONDS
     facts |= {"held_out_frames": len(held_out), "mean_ratio": float(np.mean(ratios)) if ratios else None}
     print(json.dumps({"benchmark": "schedules", "smoke": options.smoke, **facts, "results": results, **provenance()}))
