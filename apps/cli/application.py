@@ -15,6 +15,7 @@ from apps.cli.jobs import jobs
 from apps.cli.relabel import relabel
 from apps.cli.run import run
 from apps.cli.schema import schema
+from apps.cli.simulate import simulate
 from apps.cli.status import status
 from apps.cli.stop import stop
 from apps.cli.submit import submit
@@ -43,7 +44,7 @@ def _options(
     pass
 
 
-for verb in (init, check, run, submit, status, failures, relabel, jobs, stop, export, demo, schema):
+for verb in (init, check, simulate, run, submit, status, failures, relabel, jobs, stop, export, demo, schema):
     application.command()(guarded(verb))
 
 

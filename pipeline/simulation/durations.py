@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
+from statistics import fmean
 from typing import Generic, Protocol, TypeVar
 
 from pipeline.estimate import Costs
@@ -22,6 +23,8 @@ KNOWN = 0.5
 """Share of new candidates that need no label, where nothing was measured: duplicates, and what the model knows."""
 NEAR = 4
 """Measured values are drawn from the quarter that is nearest in the number of labels."""
+SAMPLES = 400
+"""Tasks that means are taken of."""
 
 T = TypeVar("T")
 
@@ -206,3 +209,15 @@ def stored(settings: CampaignSettings) -> int:
     """Candidates of a batch of walkers in a whole segment."""
     walkers = settings.walkers
     return walkers.batch * max(1, math.floor(walkers.segment_steps / walkers.store_every))
+
+
+def means(durations: Durations, settings: CampaignSettings) -> dict[str, float]:
+    """Mean seconds of each kind of work at half of the labels; training as it goes on from the last model."""
+    random, labels, training = Random(settings.seed), settings.labels.budget // 2, settings.training
+    epochs = training.epochs if training.start == "scratch" else training.warm_epochs
+    return {
+        "label": fmean(durations.label.seconds(random, labels=labels, epochs=0) for _ in range(SAMPLES)),
+        "walk": fmean(durations.walk.draw(random, labels).seconds for _ in range(SAMPLES)),
+        "select": fmean(durations.select.seconds(random, labels=labels, epochs=0) for _ in range(SAMPLES)),
+        "train": fmean(durations.train.seconds(random, labels=labels, epochs=epochs) for _ in range(SAMPLES)),
+    }

@@ -18,6 +18,9 @@ from pipeline.simulation.durations import Durations, Handling
 from pipeline.simulation.made_up import Fate, MadeUpResult, MadeUpTask
 from pipeline.steps import Notice
 
+INFINITE = float("inf")
+IDLE_S = 600.0
+"""After so long without a task a batch job is given back, as on real sites."""
 MOST_WAITING = 64
 """Labels that wait for a worker, at most, as with the engine."""
 
@@ -28,11 +31,15 @@ class Block:
 
     Attributes:
         began: seconds since the campaign began; drains: when its workers take no more tasks; busy: those that have one.
+        idle_since: when the last of them had.
+        is_over: it ended.
     """
 
     began: float
     drains: float
     busy: int = 0
+    idle_since: float = 0.0
+    is_over: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +51,7 @@ class Shape:
         workers: of one job; blocks: jobs at a time, at most; first: jobs from the beginning.
         nodes: of one job; 0 on this machine.
         drains_s: how long the workers of a job take tasks.
+        idle_s: after so long without a task a job is given back, if more than ``first`` run.
     """
 
     label: str
@@ -51,7 +59,8 @@ class Shape:
     blocks: int = 1
     first: int = 1
     nodes: int = 0
-    drains_s: float = float("inf")
+    drains_s: float = INFINITE
+    idle_s: float = INFINITE
 
     @property
     def slots(self) -> int:
@@ -72,8 +81,8 @@ class Use:
 class Pool:
     """The workers of one executor.
 
-    Jobs are asked for once tasks wait, wait in the machine's queue themselves, and are followed by others. They are not given
-    back while they have nothing to do.
+    Jobs are asked for once tasks wait, and wait in the machine's queue themselves. They end when they are too old or have had
+    nothing to do for a while, and others follow where tasks wait.
 
     Attributes:
         queue: tasks that wait for a worker, most urgent first.
@@ -114,7 +123,7 @@ class Pool:
         """A worker that takes a task, if there is one; asks for another job otherwise."""
         while self.free:
             block = self.free.popleft()
-            if self.clock.now() < block.drains:
+            if self.clock.now() < block.drains and not block.is_over:
                 return block
         waiting = (self.asked - self.jobs) * self.shape.workers
         if self.asked < self.shape.blocks and len(self.queue) > waiting:
@@ -139,6 +148,8 @@ class Pool:
         self.done_s += self.clock.now() - began
         if self.clock.now() < block.drains:
             self.free.append(block)
+            if not block.busy:
+                self._rest(block)
         elif not block.busy:
             self._end(block)
 
@@ -152,15 +163,31 @@ class Pool:
         self.jobs += 1
         self.jobs_began_s += now
         self.free.extend([block] * self.shape.workers)
-        if block.drains < float("inf"):
+        if block.drains < INFINITE:
             self.clock.at(block.drains, lambda: self._drain(block))
         self.on_free()
+        if not block.busy:
+            self._rest(block)
+
+    def _rest(self, block: Block) -> None:
+        """A job has nothing to do from now on: it may be given back."""
+        block.idle_since = since = self.clock.now()
+
+        def give_back() -> None:
+            if not block.busy and block.idle_since == since and self.asked > self.shape.first:
+                self._end(block)
+
+        if self.shape.idle_s < INFINITE:
+            self.clock.at(since + self.shape.idle_s, give_back)
 
     def _drain(self, block: Block) -> None:
         if not block.busy:
             self._end(block)
 
     def _end(self, block: Block) -> None:
+        if block.is_over:
+            return
+        block.is_over = True
         self.jobs -= 1
         self.jobs_began_s -= block.began
         self.held_s += (self.clock.now() - block.began) * self.shape.workers
@@ -286,6 +313,7 @@ def shapes_of(site: Site) -> list[Shape]:
                 first=job.min_blocks,
                 nodes=job.nodes_per_block,
                 drains_s=float(job.walltime - job.drain_s),
+                idle_s=IDLE_S,
             )
             for label, job in site.allocations.items()
         ]

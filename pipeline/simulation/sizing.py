@@ -1,0 +1,188 @@
+"""The machine of a simulation: more or fewer nodes, shared out between walkers and labels."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from statistics import fmean
+
+from pipeline.errors import SettingsError
+from pipeline.estimate import labels_by_round
+from pipeline.settings.allocation import Allocation
+from pipeline.settings.campaign import CampaignSettings
+from pipeline.settings.schedule import StreamingSchedule
+from pipeline.settings.site import InlineSite, SlurmSite
+from pipeline.simulation.campaign import Report, simulate
+from pipeline.simulation.durations import SAMPLES, Durations, means
+from pipeline.simulation.machine import MOST_WAITING
+
+SHORT = 20
+"""Labels per slot of the campaigns that splits are compared with."""
+MOST_LABELS = 4000
+"""Labels of these campaigns, at most, unless there are more slots."""
+TURNS = 6
+"""How often the range of splits is narrowed down."""
+BEGINNING = 50
+"""Labels that are simulated at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Units of walkers and of labels: nodes of a cluster, slots of this machine."""
+
+    walk: int
+    label: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """Settings of another machine, and what was changed besides it, one line each."""
+
+    settings: CampaignSettings
+    changes: tuple[str, ...]
+
+
+def machine_of(settings: CampaignSettings) -> Machine:
+    """Nodes, or slots, of walkers and of labels when all jobs run."""
+    site = settings.site
+    if isinstance(site, SlurmSite):
+        return Machine(*(job.max_blocks * job.nodes_per_block for job in (site.walk, site.label)))
+    return Machine(site.walk_slots, site.label_slots)
+
+
+def unit_of(settings: CampaignSettings) -> str:
+    """What a machine is counted in."""
+    return "nodes" if isinstance(settings.site, SlurmSite) else "slots"
+
+
+def sized(settings: CampaignSettings, machine: Machine) -> Sized:
+    """The settings with so many nodes, or slots, and with as many walkers and candidates as these need.
+
+    Raises:
+        SettingsError: nodes that are not whole jobs, or a site that has one slot.
+    """
+    site = settings.site
+    if isinstance(site, InlineSite):
+        if machine != Machine(site.walk_slots, site.label_slots):
+            raise SettingsError("site.kind is inline: it has one slot.", "Give another site with --site.")
+        return Sized(settings, ())
+    if isinstance(site, SlurmSite):
+        jobs = {"walk": _jobs("walk", site.walk, machine.walk), "label": _jobs("label", site.label, machine.label)}
+        site = site.model_copy(update=jobs)
+    else:
+        site = site.model_copy(update={"walk_slots": machine.walk, "label_slots": machine.label})
+    return _grown(settings.model_copy(update={"site": site}))
+
+
+def steps_of(settings: CampaignSettings) -> Machine:
+    """Nodes, or slots, of one job of each kind: less cannot be added."""
+    site = settings.site
+    if isinstance(site, SlurmSite):
+        return Machine(site.walk.nodes_per_block, site.label.nodes_per_block)
+    return Machine(1, 1)
+
+
+def best_split(
+    settings: CampaignSettings, total: int, durations: Durations, tell: Callable[[str], None] = lambda text: None
+) -> Machine:
+    """Of so many nodes, or slots, those for walkers: the campaign that is over first.
+
+    Short campaigns are simulated: first with the split at which walkers find as many candidates as labels take, then with ever
+    closer ones around the best so far.
+
+    Raises:
+        SettingsError: there are too few to share out.
+    """
+    step = steps_of(settings)
+    splits = [
+        Machine(walk, total - walk)
+        for walk in range(step.walk, total - step.label + 1, step.walk)
+        if (total - walk) % step.label == 0
+    ]
+    if not splits:
+        raise SettingsError(
+            f"--nodes {total}: not to be shared out between jobs of {step.walk} (walk) and {step.label} (label) "
+            f"{unit_of(settings)}.",
+            "Give more, or another site.walk.nodes_per_block or site.label.nodes_per_block.",
+        )
+    known: dict[int, tuple[float, float]] = {}
+
+    def score(place: int) -> tuple[float, float]:
+        """Time, and idle share of the worse kind where times are the same."""
+        if place not in known:
+            tell(f"{splits[place].walk} + {splits[place].label} {unit_of(settings)}")
+            report = simulate(_short(sized(settings, splits[place]).settings), durations)
+            busy = [one.busy for one in report.workers if one.label in ("walk", "label")]
+            known[place] = report.wall_s, 1.0 - min(busy, default=1.0)
+        return known[place]
+
+    best = min(range(len(splits)), key=lambda place: abs(splits[place].walk - _balanced(settings, total, durations)))
+    reach = max(1, len(splits) // 4)
+    for _ in range(TURNS):
+        near = {max(0, best - reach), best, min(len(splits) - 1, best + reach)}
+        best = min(sorted(near), key=score)
+        reach = max(1, reach // 2)
+    return splits[best]
+
+
+def one_more(
+    settings: CampaignSettings, report: Report, durations: Durations, kind: str
+) -> tuple[Machine, float] | None:
+    """One more job of walkers or of labels, and the seconds it saves; None on a site with one slot.
+
+    Args:
+        settings: of the campaign.
+        report: of its simulation.
+        durations: of its tasks.
+        kind: ``walk`` or ``label``.
+    """
+    if isinstance(settings.site, InlineSite):
+        return None
+    now, step = machine_of(settings), steps_of(settings)
+    more = Machine(now.walk + step.walk, now.label) if kind == "walk" else Machine(now.walk, now.label + step.label)
+    return more, report.wall_s - simulate(sized(settings, more).settings, durations).wall_s
+
+
+def _jobs(kind: str, job: Allocation, nodes: int) -> Allocation:
+    if nodes % job.nodes_per_block or nodes < 1:
+        raise SettingsError(
+            f"--{kind}-nodes {nodes}: site.{kind}.nodes_per_block is {job.nodes_per_block}.",
+            f"Give a multiple of {job.nodes_per_block}, or change it with --set site.{kind}.nodes_per_block=….",
+        )
+    blocks = nodes // job.nodes_per_block
+    return job.model_copy(update={"max_blocks": blocks, "min_blocks": min(job.min_blocks, blocks)})
+
+
+def _grown(settings: CampaignSettings) -> Sized:
+    """With walkers for every slot, and candidates for every label."""
+    site, walkers, schedule, changes = settings.site, settings.walkers, settings.schedule, []
+    needed = site.walk_slots * walkers.batch
+    if walkers.count < needed:
+        changes.append(f"walkers.count={needed} (not {walkers.count}): a batch for each of {site.walk_slots} slots")
+        settings = settings.model_copy(update={"walkers": walkers.model_copy(update={"count": needed})})
+    waiting = 2 * (site.label_slots + min(site.label_slots, MOST_WAITING))
+    if isinstance(schedule, StreamingSchedule) and schedule.pool < waiting:
+        changes.append(f"schedule.pool={waiting} (not {schedule.pool}): candidates for {site.label_slots} label slots")
+        settings = settings.model_copy(update={"schedule": schedule.model_copy(update={"pool": waiting})})
+    return Sized(settings, tuple(changes))
+
+
+def _balanced(settings: CampaignSettings, total: int, durations: Durations) -> float:
+    """Units of walkers with which a stream finds as many candidates as its labels take."""
+    site, random = settings.site, Random(settings.seed)
+    machine, middle = machine_of(settings), settings.labels.budget // 2
+    seconds = means(durations, settings)
+    found = (1.0 - durations.known) * fmean(durations.walk.draw(random, middle).candidates for _ in range(SAMPLES))
+    of_walkers = found * site.walk_slots / machine.walk / seconds["walk"]
+    of_labels = site.label_slots / machine.label / seconds["label"]
+    return total * of_labels / (of_walkers + of_labels) if of_walkers else total
+
+
+def _short(settings: CampaignSettings) -> CampaignSettings:
+    """The beginning of a campaign, long enough to tell how it runs."""
+    slots = settings.site.label_slots
+    enough = max(BEGINNING + settings.labels.initial, min(SHORT * slots, MOST_LABELS), 2 * slots)
+    if not isinstance(settings.schedule, StreamingSchedule):
+        enough = max(enough, sum(asked for asked, _ in zip(labels_by_round(settings), range(5), strict=False)))
+    budget = min(settings.labels.budget, enough)
+    return settings.model_copy(update={"labels": settings.labels.model_copy(update={"budget": math.ceil(budget)})})
