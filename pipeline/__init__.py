@@ -52,6 +52,10 @@ The map, bottom-up: a module imports only from modules above itself.
 ``policy``             what to do next: a pure function of what is known
 ``losses``             what becomes of a task without a result
 ``estimate``           what a campaign will take
+``sessions``           when drivers ran
+``utilisation``        how much of their time workers had something to do
+``pace``               what a campaign spends, and how fast
+``forecast``           when a campaign will be over
 ``splits``             what a label is used for
 ``lock``, ``store``    one driver; where its files are
 ``level``              what may have changed the level of theory

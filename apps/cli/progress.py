@@ -12,12 +12,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from apps.cli.board import PHASES, Board, notice_line
+from apps.cli.board import Board, notice_line, refusal_line
 from apps.cli.console import OUT, duration
-from pipeline.events import Event, LabelFailed, Noticed, Submitted, TaskFailed, TaskLost, Trained, Work
+from pipeline.events import Event, LabelFailed, Noticed, Rejected, Submitted, TaskFailed, TaskLost, Trained
 from pipeline.store import Store
 
 BAR_WIDTH = 40
+LINE_S = 60.0
+"""How often a stream says in a file or pipe what is in flight, seconds."""
+AGAIN_S = 2.0
+"""How often the time that is left is computed anew, seconds."""
 
 
 class Display:
@@ -33,7 +37,8 @@ class Display:
         self.board.absorb(store.reading())
         self._scratch = store.scratch
         self._started = time.monotonic()
-        self._base: tuple[float, int] | None = None
+        self._told = -LINE_S
+        self._remaining = (-AGAIN_S, "")
         self._quiet = quiet
         self._note = ""
         self._live = Live(console=OUT, get_renderable=self._render, refresh_per_second=4, transient=True)
@@ -52,13 +57,8 @@ class Display:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        before = (self.board.phase, self.board.round)
+        before = (self.board.stage, self.board.round)
         self.board.absorb([event])
-        if self._base is None and isinstance(event, Trained):
-            self._base = (
-                time.monotonic(),
-                self.board.labels,
-            )  # the pace of full rounds counts, not of the first labels
         if self._quiet:
             return
         if isinstance(event, LabelFailed):
@@ -72,8 +72,20 @@ class Display:
             OUT.print(self._stamped(f"{event.task} failed: {event.reason}"), markup=False)
         if isinstance(event, Trained):
             OUT.print(self._stamped(self.board.summary()), markup=False)
+        if isinstance(event, Rejected) and self.board.state is not None:
+            OUT.print(self._stamped(refusal_line(event, self.board.state)), markup=False)
+        if isinstance(event, Submitted) and not self._is_live:
+            self._submitted(event, is_new=before != (self.board.stage, self.board.round))
+
+    def _submitted(self, event: Submitted, *, is_new: bool) -> None:
+        """A line for tasks that were handed out: in rounds for each kind, in a stream now and then."""
+        if self.board.flow is not None:
+            if time.monotonic() - self._told >= LINE_S:
+                self._told = time.monotonic()
+                OUT.print(self._stamped(self.board.phase), markup=False)
+            return
         # legs follow one another: a line for the first ones is enough
-        if isinstance(event, Submitted) and not self._is_live and before != (self.board.phase, self.board.round):
+        if is_new:
             tasks = f"{len(event.tasks)} task{'s' if len(event.tasks) != 1 else ''}"
             OUT.print(self._stamped(f"round {event.round}: {self.board.phase}, {tasks}"), markup=False)
 
@@ -93,18 +105,30 @@ class Display:
         table.add_row(
             "labels", ProgressBar(max(board.budget, 1), board.labels, width=BAR_WIDTH), f"{board.labels}/{board.budget}"
         )
-        table.add_row(
-            board.phase, ProgressBar(max(board.total, 1), board.done, width=BAR_WIDTH), f"{board.done}/{board.total}"
-        )
-        since, labels = self._base or (self._started, board.labels)
-        remaining = board.remaining(time.monotonic() - since, labels)
-        pace = " · ".join(text for text in (duration(elapsed), remaining) if text)
-        below = [board.summary(), pace, self._training(), self._note]
+        phase = ""
+        if board.flow is None:
+            table.add_row(
+                board.phase,
+                ProgressBar(max(board.total, 1), board.done, width=BAR_WIDTH),
+                f"{board.done}/{board.total}",
+            )
+        else:
+            phase = board.phase
+        pace = " · ".join(text for text in (duration(elapsed), self._left()) if text)
+        below = [phase, board.summary(), pace, self._training(), self._note]
         return Group(table, *[Text(line) for line in below if line])
+
+    def _left(self) -> str:
+        """How long it will take, computed now and then."""
+        when, text = self._remaining
+        if time.monotonic() - when >= AGAIN_S:
+            text = self.board.remaining(time.time())
+            self._remaining = (time.monotonic(), text)
+        return text
 
     def _training(self) -> str:
         """What the training in progress says of itself; empty when there is none."""
-        if self.board.phase != PHASES[Work.TRAIN]:
+        if not self.board.is_training:
             return ""
         files = sorted(self._scratch.glob("*/*/progress.json"), key=_modified)
         try:

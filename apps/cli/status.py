@@ -11,17 +11,19 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from apps.cli.board import Board
+from apps.cli.board import Board, refusal_line
 from apps.cli.console import OUT, duration
 from apps.cli.places import may_have_jobs
+from apps.cli.standing import calibration_tables, limit_tables, models_table, use_tables
 from apps.slurm.client import driver_jobs
 from apps.slurm.names import job_prefix
 from pipeline.errors import SiteError
 from pipeline.lock import holder_of
 from pipeline.monitor.motion import MotionRow, motion_rows, walker_series
-from pipeline.monitor.tables import RoundRow, round_rows
+from pipeline.monitor.tables import round_rows
 from pipeline.settings import CampaignSettings
 from pipeline.store import Store
+from pipeline.utilisation import Activity
 
 RECENT_S = 3600.0
 """Notices are shown that are not older than this, seconds."""
@@ -33,31 +35,46 @@ def status(directory: Annotated[Path, typer.Argument(help="campaign directory")]
 
 
 def show_status(directory: Path) -> None:
-    """Print headline, sums and a row per model.
+    """Print headline, sums, and a table for each thing that a person may want to know.
 
     Raises:
         StoreError: not a campaign directory, or a damaged one.
     """
     store = Store.open(directory)
-    board = Board()
-    board.absorb(store.reading())
+    board, activity = Board(), Activity()
+    for event in store.reading():
+        board.absorb([event])
+        activity.absorb(event)
     holder = holder_of(store.lock_path)
+    now = time.time() if holder else None
     OUT.print(headline(board, holder, "" if holder else queued_driver(store)), markup=False)
     OUT.print(board.summary(), markup=False)
     OUT.print(spent(board), markup=False)
-    if board.is_paused and (stopped := store.state().stopped) is not None:
+    if board.is_paused and board.state is not None and (stopped := board.state.stopped) is not None:
         OUT.print(
             f"{stopped.remedy} Then: farwalk relabel {directory}, and `farwalk run` or `farwalk submit`.", markup=False
         )
     elif board.failed:
         OUT.print(f"why labels failed, and what was tried: farwalk failures {directory}", markup=False)
+    for line in judged(board):
+        OUT.print(line, markup=False)
     for when, line in board.recent_notices(time.time(), RECENT_S):
         OUT.print(f"{duration(time.time() - when)} ago: {line}", markup=False)
+    for table in (*limit_tables(board, now), *use_tables(activity.utilisation(now))):
+        show(table)
     if board.version:
-        OUT.print(rounds_table(round_rows(store)))
+        show(models_table(round_rows(store)))
+        for table in calibration_tables(board):
+            show(table)
         if rows := motion_rows(walker_series(store)):
             for table in motion_tables(rows, with_pressure=has_barostat(store)):
-                OUT.print(table)
+                show(table)
+
+
+def show(table: Table) -> None:
+    """Print a table within the width of the terminal, after an empty line."""
+    OUT.print()
+    OUT.print(table, soft_wrap=False)
 
 
 def queued_driver(store: Store) -> str:
@@ -95,20 +112,18 @@ def spent(board: Board) -> str:
     return f"task time: {', '.join(parts) or 'none'}; {board.walker_steps} walker steps"
 
 
-def rounds_table(rows: Sequence[RoundRow]) -> Table:
-    """One row per trained model. "new" are labels it led to: selected, so harder than average, and not seen in training."""
-    systems = list(rows[0].explored) if rows else []
-    explored = [f"explored {system}" for system in systems]
-    table = Table("round", "model", "labels", "walker steps", "stopped", *explored, "force RMSE eV/Å", "on new labels")
-    for row, following in itertools.zip_longest(rows, rows[1:]):
-        fresh = following.fresh if following else None
-        table.add_row(
-            *(str(number) for number in (row.round, row.version, row.labels, row.walker_steps)),
-            str(sum(row.stops.values())),
-            *(f"{row.explored[system]:.2f}" for system in systems),
-            *("" if scores is None else f"{scores.force_rmse:.4f}" for scores in (row.validation, fresh)),
-        )
-    return table
+def judged(board: Board) -> Iterator[str]:
+    """What newer models made of candidates, and the gate of newer models."""
+    if board.dropped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in board.dropped.most_common())
+        yield f"candidates dropped: {reasons}"
+    if board.saved:
+        yield f"labels saved: {board.saved}, which waited when a newer model came that needs them no more"
+    if board.refused > len(board.refusals):
+        yield f"gate: {board.refused} models refused; the newest:"
+    for event in board.refusals:
+        assert board.state is not None
+        yield f"gate: {refusal_line(event, board.state)}"
 
 
 def has_barostat(store: Store) -> bool:
@@ -119,7 +134,9 @@ def has_barostat(store: Store) -> bool:
 def motion_tables(rows: Sequence[MotionRow], *, with_pressure: bool) -> Iterator[Table]:
     """For each variable of a system one row per condition of the walkers. "memory" is the integrated correlation time."""
     for (system, variable), group in itertools.groupby(rows, key=lambda row: (row.system, row.variable)):
-        table = Table(title=f"motion: {variable} of {system}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+        table = Table(
+            title=f"motion: {variable} of {system}", title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=0
+        )
         pressure = ("p MPa",) if with_pressure else ()
         for head in ("T K", *pressure, "walkers", "frames", "mean", "range", "covered", "memory ps", "period ps"):
             table.add_column(head, justify="right")

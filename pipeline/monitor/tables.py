@@ -1,4 +1,4 @@
-"""A campaign round by round, from its directory. Reads only, also while it runs and after a crash."""
+"""A campaign model by model, from its directory. Reads only, also while it runs and after a crash."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pipeline.analysis.coverage import Coverage
 from pipeline.analysis.intervals import share_interval
 from pipeline.analysis.variables import evaluate_all
-from pipeline.events import Event, Gathered, LabelFailed, Labelled, Selected, Trained, Walked
+from pipeline.events import Event, Gathered, LabelFailed, Labelled, Rejected, Selected, Trained, Walked
 from pipeline.frames import Frame
 from pipeline.potentials import load
 from pipeline.records import Label, Scores
 from pipeline.settings.campaign import CampaignSettings
+from pipeline.settings.schedule import StreamingSchedule
 from pipeline.settings.variables import Variable
 from pipeline.shards import read_candidates, read_labels
 from pipeline.store import Store
@@ -25,14 +26,14 @@ class RoundRow:
     """One trained model and what led to it.
 
     Attributes:
-        round, version, labels: of the model.
-        walker_steps: MD steps of this round; stops: walkers that stopped, per reason.
+        round, version, labels: of the model; in a stream its round is the number of models before it.
+        walker_steps: MD steps since the model before; stops: walkers that stopped, per reason.
         explored: per system, coverage of its variables by all walker frames and labels so far.
         labelled: the same by labels alone.
         held_out: scores on the held-out set; None without one.
         validation: scores on its validation labels.
-        fresh: scores of the model before on this round's labels, which it had not seen.
-        seconds: task time per kind of work.
+        fresh: scores of the model before on the labels since then, which it had not seen.
+        seconds: task time per kind of work since the model before, refused models counted.
     """
 
     round: int
@@ -59,7 +60,8 @@ def round_rows(store: Store, held_out: Sequence[Label] = ()) -> list[RoundRow]:
         StoreError: the log or a shard is missing or changed.
         ModelError: a model file is missing or changed.
     """
-    tally = _Tally(store, system_variables(store))
+    settings = CampaignSettings.model_validate(store.state().settings)
+    tally = _Tally(store, _with_variables(settings), is_stream=isinstance(settings.schedule, StreamingSchedule))
     rows = []
     for event in store.reading():
         tally.absorb(event)
@@ -84,7 +86,10 @@ def fresh_coverage(rows: Sequence[RoundRow]) -> tuple[float, tuple[float, float]
 
 def system_variables(store: Store) -> dict[str, tuple[Variable, ...]]:
     """The collective variables of each system that has between one and three."""
-    settings = CampaignSettings.model_validate(store.state().settings)
+    return _with_variables(CampaignSettings.model_validate(store.state().settings))
+
+
+def _with_variables(settings: CampaignSettings) -> dict[str, tuple[Variable, ...]]:
     return {system.name: system.variables for system in settings.systems if 1 <= len(system.variables) <= 3}
 
 
@@ -94,10 +99,10 @@ def visited(store: Store, event: Walked, system: str) -> list[Frame]:
 
 
 class _Tally:
-    """Sums over the present round, and coverages over all rounds."""
+    """Sums since the newest model, and coverages over the whole campaign."""
 
-    def __init__(self, store: Store, variables: dict[str, tuple[Variable, ...]]) -> None:
-        self._store, self._variables = store, variables
+    def __init__(self, store: Store, variables: dict[str, tuple[Variable, ...]], *, is_stream: bool) -> None:
+        self._store, self._variables, self._is_stream = store, variables, is_stream
         self._explored = {system: Coverage.of(several) for system, several in variables.items()}
         self._labelled = dict(self._explored)
         self._clear()
@@ -106,7 +111,7 @@ class _Tally:
         self._steps = 0
         self._stops: Counter[str] = Counter()
         self._seconds = dict.fromkeys(WORK, 0.0)
-        self._gathered: Gathered | None = None
+        self._gathered: list[Gathered] = []
 
     def absorb(self, event: Event) -> None:
         """Take note of an event."""
@@ -115,22 +120,25 @@ class _Tally:
                 self._steps += event.walker_steps
                 self._stops.update(event.stops)
                 self._seconds["walk"] += event.timing.wall_s
-                for system in self._variables:
-                    self._visit(self._explored, system, visited(self._store, event, system))
+                for system, found in event.found.items():
+                    if system in self._variables:
+                        self._explored[system] = self._explored[system].with_cells(found.cells)
             case Labelled():
                 self._seconds["label"] += event.timing.wall_s
             case LabelFailed():
                 self._seconds["label"] += event.timing.wall_s if event.timing else 0.0
             case Gathered():
-                self._gathered = event
+                # in a round that labels are tried again in they are gathered anew, in a stream only those that came since
+                kept = [one for one in self._gathered if self._is_stream or one.round != event.round]
+                self._gathered = [*kept, event]
             case Selected():
                 self._seconds["select"] += event.timing.wall_s if event.timing else 0.0
-            case Trained():
+            case Trained() | Rejected():
                 self._seconds["train"] += event.timing.wall_s
 
     def row(self, event: Trained, held_out: Scores | None) -> RoundRow:
-        """The row of a model; begins the next round."""
-        labels = read_labels(self._store.absolute(self._gathered.file)) if self._gathered else []
+        """The row of a model; begins the next one."""
+        labels = [label for one in self._gathered for label in read_labels(self._store.absolute(one.file))]
         for label in labels:
             if label.frame.system in self._variables:
                 self._visit(self._explored, label.frame.system, [label.frame])

@@ -1,0 +1,129 @@
+"""What a campaign spends, and how fast, from its events."""
+
+import math
+from array import array
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+
+from pipeline.events import Event, LabelFailed, Labelled, Rejected, Requeued, Selected, Trained, Walked
+from pipeline.sessions import Sessions
+
+RECENT_LABELS = 0.25
+"""The pace of a stream is that of the last labels, as a share of all."""
+RECENT_MODELS = 5
+"""The pace of rounds is that of so many whole ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What was spent at one moment: wall time of drivers, labels, core and GPU seconds."""
+
+    wall_s: float
+    labels: float
+    core_s: float
+    gpu_s: float
+
+
+class History:
+    """How much was spent when each label and each model came, folded from events; four numbers for each."""
+
+    def __init__(self) -> None:
+        self.sessions = Sessions()
+        self.labels = 0
+        self.core_s = self.gpu_s = 0.0
+        self._answers = array("d")
+        self._models = array("d")
+
+    def absorb(self, event: Event) -> None:
+        """Take note of an event."""
+        self.sessions.absorb(event)
+        if isinstance(event, Walked | Selected | Trained | Rejected):
+            self.gpu_s += event.gpu_s
+        match event:
+            case Labelled() | LabelFailed():
+                self.core_s += event.core_s
+                self.labels += 1
+                self._answers.extend(self._mark(event.time))
+            case Walked() | Selected() | Rejected():
+                self.core_s += event.core_s
+            case Trained():
+                self.core_s += event.core_s
+                self._models.extend(self._mark(event.time))
+            case Requeued():
+                self.labels -= len(event.failures)
+            case _:
+                pass
+
+    def _mark(self, time: float) -> tuple[float, float, float, float]:
+        return self.sessions.wall_s(time), float(self.labels), self.core_s, self.gpu_s
+
+    def present(self, time: float) -> Mark:
+        """What is spent at a time of the newest driver, after its last event."""
+        return Mark(*self._mark(time))
+
+    @property
+    def models(self) -> list[Mark]:
+        """What was spent when each model came."""
+        return [Mark(*self._models[k : k + 4]) for k in range(0, len(self._models), 4)]
+
+    def answer(self, index: int) -> Mark:
+        """One of the labels, counted from 0 or, negative, from the end."""
+        index %= len(self._answers) // 4
+        return Mark(*self._answers[4 * index : 4 * index + 4])
+
+    @property
+    def answered(self) -> int:
+        """Labels that came, those counted that were tried again since."""
+        return len(self._answers) // 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """What is spent and made per second of wall time.
+
+    Attributes:
+        window_s: over which it was measured.
+    """
+
+    labels: float
+    models: float
+    core_s: float
+    gpu_s: float
+    window_s: float
+
+
+def pace_of(history: History, present: Mark, *, is_stream: bool) -> Pace | None:
+    """What is spent per second lately; None while there is too little to tell.
+
+    Of rounds, over whole ones. Of a stream over the last quarter of its labels, up to the present: a standstill counts; not
+    over the time before its first model, when walkers were not there.
+    """
+    models = history.models
+    recent = models[-1 - min(RECENT_MODELS, len(models) - 1) :] if models else []
+    if not is_stream:
+        return _between(recent[0], recent[-1], len(recent) - 1) if len(recent) > 1 else None
+    if history.answered < 2:
+        return None
+    begin = history.answer(-1 - math.ceil(RECENT_LABELS * (history.answered - 1)))
+    if models and begin.wall_s < models[0].wall_s <= history.answer(-2).wall_s:
+        begin = models[0]
+    since = len(models) - bisect_right(models, begin.wall_s, key=lambda mark: mark.wall_s)
+    pace = _between(begin, present, since)
+    if pace is None or since > 1 or len(recent) < 2:
+        return pace
+    # models are rarer than labels: counted over a longer time
+    longer = _between(recent[0], present, len(recent) - 1)
+    return replace(pace, models=longer.models) if longer is not None else pace
+
+
+def _between(begin: Mark, end: Mark, models: int) -> Pace | None:
+    seconds = end.wall_s - begin.wall_s
+    if seconds <= 0:
+        return None
+    return Pace(
+        labels=max(0.0, end.labels - begin.labels) / seconds,
+        models=models / seconds,
+        core_s=(end.core_s - begin.core_s) / seconds,
+        gpu_s=(end.gpu_s - begin.gpu_s) / seconds,
+        window_s=seconds,
+    )
