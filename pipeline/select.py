@@ -24,6 +24,7 @@ from pipeline.selection.dedupe import duplicates
 from pipeline.selection.kernel_rows import comparable, is_double, kernel_rows, origin
 from pipeline.selection.known import read_known
 from pipeline.selection.ordering import Method, most_uncertain
+from pipeline.selection.pending import CONDITIONED, given
 from pipeline.selection.pool import read_pool
 from pipeline.selection.rows import Features
 from pipeline.selection.scores import Scored, blocks_together, in_blocks, rescore
@@ -138,7 +139,7 @@ def select(task: SelectTask, node: Node, ranks: Ranks, tell: Callable[[Remark], 
 
 def _choice(task: SelectTask, model: Model, dropped: Counter[str], ranks: Ranks) -> Choice:
     """What is kept, on every rank."""
-    known = read_known(task.labels, task.in_flight, ranks)
+    known = read_known((*task.labels, *task.unlearned), task.in_flight, ranks)
     found, saved = _survivors(task, model, list(itertools.chain.from_iterable(known)), dropped, ranks)
     features, reference, sound = _rows(task, model, found, known, ranks)
     lost = found.spread.count
@@ -146,6 +147,9 @@ def _choice(task: SelectTask, model: Model, dropped: Counter[str], ranks: Ranks)
     dropped["not_finite"] += lost - found.spread.count
     if found.spread.count == 0:
         return Choice([], 0, saved)
+    if task.settings.kind in CONDITIONED:
+        waiting = list(itertools.chain.from_iterable(read_known(task.unlearned, task.in_flight, ALONE)))
+        features = given(features, kernel_rows(model, [waiting], len(waiting), True, BLOCK, None), task.sigma)
     device = str(model.device)
     method = Method(settings=task.settings, count=min(task.count, task.keep), seed=task.seed, device=device)
     if task.shares:

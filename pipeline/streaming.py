@@ -2,7 +2,8 @@
 
 Walkers, labels, selection and training run side by side. A label is asked for when a slot falls free: the most valuable
 candidate that the newest model still does not know. A new model first judges all candidates that wait; until it has, none of
-them is asked for. Walkers pause while the pool is full, labels wait while it is empty. The order of results changes what is
+them is asked for. Walkers pause while the pool is full, until a selection has kept the better half; labels wait while it is
+empty. The order of results changes what is
 done next, never whether it is right.
 """
 
@@ -52,6 +53,18 @@ def picks_wanted(flow: Flow, settings: CampaignSettings) -> int:
     """Candidates a selection puts in order: ``selection.batch``, but enough for every label slot twice."""
     most = max(settings.selection.batch, 2 * settings.site.label_slots)
     return min(most, settings.labels.budget - flow.numbers)
+
+
+def pool_size(settings: CampaignSettings) -> int:
+    """Candidates that may wait: ``schedule.pool``, but four for every label slot."""
+    schedule = settings.schedule
+    assert isinstance(schedule, StreamingSchedule)
+    return max(schedule.pool, 4 * settings.site.label_slots)
+
+
+def kept_at_most(settings: CampaignSettings) -> int:
+    """Candidates a selection keeps: half of the pool, so that walkers go on into the other half."""
+    return pool_size(settings) // 2
 
 
 def _closing(state: CampaignState, flow: Flow, settings: CampaignSettings) -> End | None:
@@ -104,8 +117,8 @@ def _initial_left(state: CampaignState, flow: Flow, settings: CampaignSettings) 
     if flow.selection is not None:
         return 0
     left = _initial_wanted(state, flow, settings) - flow.asked
-    if left <= 0 and not flow.open and not state.models and state.labelled and not _can_begin(state, flow, settings):
-        left = 1
+    if left <= 0 and state.labelled and not (state.models or flow.open or flow.pending or flow.training):
+        left = 0 if _can_begin(state, flow, settings) else 1
     return max(0, min(left, settings.labels.budget - flow.numbers))
 
 
@@ -141,11 +154,12 @@ def _is_outdated(state: CampaignState, flow: Flow) -> bool:
 def _selection(
     state: CampaignState, flow: Flow, settings: CampaignSettings, closing: End | None
 ) -> tuple[Request, ...]:
-    """A selection where a new model has come, or few candidates wait and there are new ones."""
+    """A selection where a new model has come, few candidates wait and there are new ones, or the pool is full of them."""
     if flow.selecting is not None or not state.models or closing is not None:
         return ()
-    is_low = flow.waiting <= settings.site.label_slots and flow.fresh_count > 0
-    if not is_low and not _is_outdated(state, flow):
+    is_low = flow.waiting <= settings.site.label_slots
+    is_full = flow.pool >= pool_size(settings)
+    if not (flow.fresh_count and (is_low or is_full)) and not _is_outdated(state, flow):
         return ()
     return (Request(Work.SELECT, flow.selections + 1),)
 
@@ -174,15 +188,13 @@ def _walks(
     state: CampaignState, flow: Flow, settings: CampaignSettings, closing: End | None
 ) -> tuple[tuple[Request, ...], str]:
     """Batches of walkers that go on, and why not more."""
-    schedule = settings.schedule
-    assert isinstance(schedule, StreamingSchedule)
     if not state.models:
         return (), "there is no model yet"
     if flow.numbers >= settings.labels.budget:
         return (), "all labels of the budget are asked for"
     if closing is not None:
         return (), "the campaign ends"
-    if flow.pool >= schedule.pool:
+    if flow.pool >= pool_size(settings):
         return (), "the pool of candidates is full"
     free = settings.site.walk_slots - (flow.batches - len(flow.idle))
     return tuple(_next_leg(state, item) for item in flow.idle[: max(0, free)]), "all batches walk"

@@ -38,11 +38,10 @@ from pipeline.requests import Request
 from pipeline.seeds import Stream, seed_for
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.settings.dft import ElectronicSettings
-from pipeline.settings.schedule import StreamingSchedule
 from pipeline.shards import LIST, read_candidates, write_list
 from pipeline.state import CampaignState
 from pipeline.store import Store
-from pipeline.streaming import picks_wanted
+from pipeline.streaming import kept_at_most, picks_wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +135,15 @@ class TaskMaker:
         )
 
     def _select(self, request: Request, state: CampaignState) -> SelectTask:
-        settings, schedule, flow = self._settings, self._settings.schedule, state.flow
-        labels = [gathered.file for gathered in state.gathered]
-        if flow is None or not isinstance(schedule, StreamingSchedule):
+        settings, flow = self._settings, state.flow
+        learned, unlearned = _by_knowledge(state)
+        if flow is None:
             walked = sorted(state.walked, key=lambda walk: (walk.item, walk.leg))
             candidates = [walk.candidates for walk in walked]
             count = keep = picks_allowed(state, settings)
         else:
             candidates = list(flow.reading)
-            labels += dict.fromkeys(row.file for row in state.arrived)
-            count, keep = picks_wanted(flow, settings), schedule.pool
+            count, keep = picks_wanted(flow, settings), kept_at_most(settings)
         in_flight = self._in_flight(state)
         return SelectTask(
             task=request.name,
@@ -153,7 +151,9 @@ class TaskMaker:
             model=self._model(state),
             settings=settings.selection,
             candidates=(self._listed(request, "candidates", candidates),),
-            labels=(self._listed(request, "labels", labels),),
+            labels=(self._listed(request, "labels", learned),),
+            unlearned=(self._listed(request, "unlearned", unlearned),),
+            sigma=settings.uncertainty.sigma,
             pool=self._absolute(flow.left) if flow is not None and flow.left is not None else None,
             waiting=flow.waiting if flow is not None else 0,
             in_flight=in_flight,
@@ -292,3 +292,15 @@ def _picks(request: Request, state: CampaignState) -> FileRef | None:
     if state.flow is not None:
         return state.flow.open[request.round, request.item].picks
     return state.selected.picks if state.selected is not None else None
+
+
+def _by_knowledge(state: CampaignState) -> tuple[list[FileRef], list[FileRef]]:
+    """Shards of labels that the newest model was trained on, and of those that it was not."""
+    files, unlearned = [gathered.file for gathered in state.gathered], 0
+    missing = len(state.unlearned)
+    while missing > 0:  # the newest shards hold what was gathered since
+        unlearned += 1
+        missing -= state.gathered[-unlearned].count
+    split = len(files) - unlearned
+    loose = dict.fromkeys(row.file for row in state.loose)
+    return files[:split], [*files[split:], *loose]

@@ -16,6 +16,8 @@ class SelectTask:
         pool: candidates that earlier selections kept, those that were waiting for a label first; None: there are none.
         waiting: how many of the pool's rows, from the first, were waiting for a label.
         in_flight: candidates that are being labelled.
+        unlearned: shards of labels that the model was not trained on; ``labels`` are the others.
+        sigma: ridge σ of the posterior, dimensionless.
         keep: how many candidates may be kept for later, those picked included.
         known_eV_per_A: candidates whose calibrated bound is below this on every atom are dropped; None: none is.
         shares: of each system in all labels, which picks follow as well as they can; empty: what is worth most is picked.
@@ -33,11 +35,13 @@ class SelectTask:
     pool: FrameRows | None
     waiting: int
     in_flight: tuple[FrameRows, ...]
+    unlearned: tuple[FileRef, ...]
     count: int
     keep: int
     output: str
     seed: int
     threads: int
+    sigma: float
     known_eV_per_A: float | None = None
     shares: dict[str, float] = field(default_factory=dict)
     labelled: dict[str, int] = field(default_factory=dict)

@@ -20,7 +20,11 @@ class StreamingSchedule(Settings):
 
     kind: Literal["streaming"] = Field("streaming", description="no barrier: every slot is kept busy")
     pool: PositiveInt = Field(
-        1000, le=1_000_000, description="candidates that may wait for a label; walkers pause while there are as many"
+        256,
+        ge=2,
+        le=1_000_000,
+        description="candidates that may wait for a label (at least four for every label slot); while there are as many, "
+        "walkers pause until a selection has kept the better half",
     )
     train_share: float = Field(
         0.1, gt=0, le=10, description="a training begins once new labels are this share of those the model knows"

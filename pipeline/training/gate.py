@@ -30,6 +30,8 @@ the error of a model on a structure is log-normal with a width of 0.5 that both 
 of seven campaigns of alanine dipeptide three are refused, whose energy and force errors are both 22 to 49 % larger; one
 standard error of squared errors refuses six more, five of them with smaller force errors.
 """
+ALONE_FACTOR = 2.0
+"""With a single structure, forces are worse from so many times the parent's error on."""
 MORE_WALKS = 2
 """A model that loses fewer walks more than its parent is not refused: one may be chance, unless it is the only one."""
 MORE_SHARE = 0.25
@@ -43,18 +45,18 @@ class _Measure:
     Attributes:
         floor: an RMSE up to this is never worse: nothing that is computed with the model notices it, and a parent that is
             nearly exact would refuse everything.
-        alone: with a single structure, how many times the parent's error is beyond noise. An energy is one number: of two equal
-            models the second has twice the error in 3 of 10 cases, ten times in 6 %. Forces are many numbers.
+        fewest: validation structures below which it says nothing. An energy is one number: of two equal models the second has
+            ten times the error on a single structure in 6 % of cases. Forces are many numbers.
     """
 
     name: Literal["energy", "force"]
     unit: str
     floor: float
-    alone: float
+    fewest: int
 
 
-_ENERGY = _Measure(name="energy", unit="eV/atom", floor=0.001, alone=10.0)
-_FORCE = _Measure(name="force", unit="eV/Å", floor=0.005, alone=2.0)
+_ENERGY = _Measure(name="energy", unit="eV/atom", floor=0.001, fewest=3)
+_FORCE = _Measure(name="force", unit="eV/Å", floor=0.005, fewest=1)
 
 
 def gate(
@@ -125,9 +127,9 @@ def _worse(old: Residuals, new: Residuals, labels: Sequence[Label], tolerance: f
         (_FORCE, (old.force, new.force), atoms),
     ):
         before, after = (_rms(values) for values in pair)
-        if after <= max((1 + tolerance) * before, measure.floor):
+        if count < measure.fewest or after <= max((1 + tolerance) * before, measure.floor):
             continue
-        if is_worse(*(_by_structure(values, rows) for values in pair)) if count > 1 else after > measure.alone * before:
+        if is_worse(*(_by_structure(values, rows) for values in pair)) if count > 1 else after > ALONE_FACTOR * before:
             on = "1 validation label" if count == 1 else f"{count} validation labels"
             reasons.append(
                 f"{measure.name} RMSE {after:.3g} {measure.unit} on {on}, {before:.3g} with the running model: "

@@ -158,6 +158,8 @@ def select_task(
         for k, (a, b) in enumerate(itertools.pairwise(edges))
     ]
     return SelectTask(
+        unlearned=(),
+        sigma=0.01,
         task="select-1",
         round=1,
         model=ModelRef(version=2, file=save(model, directory / "model.pt")),

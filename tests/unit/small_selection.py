@@ -67,6 +67,8 @@ def task_in(
 ) -> SelectTask:
     wanted = SelectionSettings.model_validate({"max_force_eV_per_A": 1e6, **settings})
     return SelectTask(
+        unlearned=(),
+        sigma=0.01,
         task="select-1",
         round=1,
         model=ModelRef(version=2, file=save(model, directory / "model.pt")),

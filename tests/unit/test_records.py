@@ -52,6 +52,8 @@ LABEL = LabelTask(
     threads=1,
 )
 SELECT = SelectTask(
+    unlearned=(),
+    sigma=0.01,
     task="select-r0001",
     round=1,
     model=MODEL,
