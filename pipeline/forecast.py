@@ -225,12 +225,14 @@ def crossing(x: Sequence[float], y: Sequence[float], level: float, *, limit: flo
         level: to which the line falls.
         limit: beyond this nothing is told.
     """
-    x, y = x[-MOST:], y[-MOST:]
-    slope, intercept, steep, flat = (float(value) for value in theilslopes(y, x, CONFIDENCE))
-    if not slope < 0 or (at := (level - intercept) / slope) > limit:
+    rows, values = np.array(x[-MOST:]), np.array(y[-MOST:])
+    slope, _, steep, flat = (float(one) for one in theilslopes(values, rows, CONFIDENCE))
+
+    def meets(slope: float) -> float:
+        """Where the line of this slope that has half of the points above it meets the level."""
+        return (level - float(np.median(values - slope * rows))) / slope if slope < 0 else math.inf
+
+    if math.isinf(at := meets(slope)) or at > limit:
         return None
-    middle = float(np.median(x))
-    drop = level - float(np.median(y))
-    # the lines of the interval turn about the medians, through which all of them go
-    ends = [middle + drop / one if one < 0 else math.inf if drop < 0 else -math.inf for one in (steep, flat)]
-    return Crossing(at, min(*ends, at), max(*ends, at))
+    ends = (at, meets(steep), meets(flat))
+    return Crossing(at, min(ends), max(ends))

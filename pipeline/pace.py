@@ -2,7 +2,6 @@
 
 import math
 from array import array
-from bisect import bisect_right
 from dataclasses import dataclass, replace
 
 from pipeline.events import Event, LabelFailed, Labelled, Rejected, Requeued, Selected, Trained, Walked
@@ -79,23 +78,18 @@ class History:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """What is spent and made per second of wall time.
-
-    Attributes:
-        window_s: over which it was measured.
-    """
+    """What is spent and made per second of wall time: labels, models, core and GPU seconds."""
 
     labels: float
     models: float
     core_s: float
     gpu_s: float
-    window_s: float
 
 
 def pace_of(history: History, present: Mark, *, is_stream: bool) -> Pace | None:
     """What is spent per second lately; None while there is too little to tell.
 
-    Of rounds, over whole ones. Of a stream over the last quarter of its labels, up to the present: a standstill counts; not
+    Of rounds, over whole ones. Of a stream, labels over the last quarter of them, up to the present: a standstill counts; not
     over the time before its first model, when walkers were not there.
     """
     models = history.models
@@ -107,13 +101,14 @@ def pace_of(history: History, present: Mark, *, is_stream: bool) -> Pace | None:
     begin = history.answer(-1 - math.ceil(RECENT_LABELS * (history.answered - 1)))
     if models and begin.wall_s < models[0].wall_s <= history.answer(-2).wall_s:
         begin = models[0]
-    since = len(models) - bisect_right(models, begin.wall_s, key=lambda mark: mark.wall_s)
-    pace = _between(begin, present, since)
-    if pace is None or since > 1 or len(recent) < 2:
+    pace = _between(begin, present, 0)
+    if pace is None or len(recent) < 2:
         return pace
-    # models are rarer than labels: counted over a longer time
-    longer = _between(recent[0], present, len(recent) - 1)
-    return replace(pace, models=longer.models) if longer is not None else pace
+    # what comes in portions is counted over whole ones, unless the next one is late
+    gap = (recent[-1].wall_s - recent[0].wall_s) / (len(recent) - 1)
+    is_late = present.wall_s - recent[-1].wall_s > gap
+    whole = _between(recent[0], present if is_late else recent[-1], len(recent) - 1)
+    return pace if whole is None else replace(whole, labels=pace.labels)
 
 
 def _between(begin: Mark, end: Mark, models: int) -> Pace | None:
@@ -125,5 +120,4 @@ def _between(begin: Mark, end: Mark, models: int) -> Pace | None:
         models=models / seconds,
         core_s=(end.core_s - begin.core_s) / seconds,
         gpu_s=(end.gpu_s - begin.gpu_s) / seconds,
-        window_s=seconds,
     )

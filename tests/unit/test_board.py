@@ -1,10 +1,12 @@
 """What a person sees of a campaign: how far it is, and what happened to the machine."""
 
+import re
 import time
 from dataclasses import replace
 
 import pytest
-from fabricated import settings, systems
+from fabricated import MadeUpSteps, carry_out, settings, systems
+from test_events import REPORT
 from test_state import labelled, walked
 from typer.testing import CliRunner
 
@@ -14,6 +16,7 @@ from apps.cli.progress import Display
 from pipeline.campaign import Campaign
 from pipeline.events import Created, Noticed, Resumed, Stopped, Submitted, TaskLost, Work
 from pipeline.events import EndReason as Reason
+from pipeline.records import GroupCoverage, TrainTask
 
 CHOSEN = settings().model_dump(mode="json")
 BEGIN = Created(time=1.0, schema=2, settings=CHOSEN, digest="", structures="", versions={})
@@ -59,6 +62,91 @@ def test_a_notice_is_one_line_with_its_remedy():
     assert notice_line(replace(REFUSED, text="job 7\nwas cancelled", remedy="")) == "job 7 was cancelled"
     lost = TaskLost(time=1.0, work=Work.TRAIN, round=1, task="train-v0002", reason="its worker died.", remedy="Look.")
     assert notice_line(lost) == "train-v0002: its worker died; it is made again. Look."
+
+
+STREAM = {
+    "schedule": "streaming",
+    "site": {"kind": "local_threads", "walk_slots": 2, "label_slots": 4},
+    "stop__target_force_eV_per_A": 0.01,
+    "stop__max_gpu_h": 5.0,
+}
+
+
+def refusing(task):
+    """The second model does not pass the gate at first, nor the third at all."""
+    result = carry_out(task)
+    if isinstance(task, TrainTask) and (task.version, task.attempt) in ((2, 0), (3, 0), (3, 1)):
+        passed = replace(REPORT, passed=False, reason="force RMSE 0.5 eV/Å")
+        return replace(result, gate=passed)
+    if isinstance(task, TrainTask) and result.fresh is not None:
+        groups = (
+            GroupCoverage(quantity="atomic", group="all", count=80, held=60, structures=20, low=0.9, high=1.0),
+            GroupCoverage(quantity="total", group="all", count=20, held=19, structures=20, low=0.8, high=1.0),
+        )
+        return replace(result, fresh=replace(result.fresh, groups=groups))
+    return result
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory):
+    """A stream that ended, with refused models."""
+    place = tmp_path_factory.mktemp("stream") / "c"
+    made = Campaign.create_or_open(settings(**STREAM), systems(), place)
+    made.run(MadeUpSteps(refusing, order=1, capacity=4))
+    return made.store
+
+
+def test_the_phase_of_a_stream_is_all_that_is_in_flight(stream):
+    board, seen = Board(), set()
+    for event in stream.reading():
+        board.absorb([event])
+        seen.add(board.phase)
+        assert board.is_training == ("training" in board.phase)
+        assert board.labels <= board.budget == 30
+    assert any(re.fullmatch(r"streaming: 4 labels? .*in flight.*", text) for text in seen), seen
+    assert any(re.search(r"labels? and \d walk tasks? in flight, training v\d", text) for text in seen), seen
+    assert any(re.search(r"training v2 anew", text) for text in seen)
+    assert any(re.search(r"; \d+ candidates wait$", text) for text in seen)
+    assert board.phase == "stopped"
+    assert board.remaining(board.last_time) == ""
+
+
+def test_a_stream_says_how_long_it_takes_from_its_labels(stream):
+    board = Board()
+    for number, event in enumerate(stream.reading()):
+        board.absorb([replace(event, time=float(number))])
+        if board.labels == 20:
+            break
+    assert re.fullmatch(r"about \d+(\.\d)? (ms|s|min) to the budget", board.remaining(board.last_time))
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_status_of_a_stream_fits_the_terminal_and_has_a_table_for_each_thing(stream, columns):
+    result = CliRunner().invoke(application, ["status", str(stream.root)], env={"COLUMNS": str(columns)})
+    assert result.exit_code == 0, (result.output, result.exception)
+    tables = result.stdout.split("\n\n", 1)[1]
+    assert max(map(len, tables.splitlines())) <= columns
+    for title in ("spent, and what is left", "workers: share of their time", "models", "calibration: "):
+        assert sum(line.startswith(title) for line in tables.splitlines()) == 1, title
+    assert "gate: v2 refused: force RMSE 0.5 eV/Å; trained anew from scratch and published" in result.stdout
+    assert "gate: v3 from scratch refused" in result.stdout
+    assert "given up, the model before it stays until there are more labels" in result.stdout
+    assert "off 75 (90 to 100)" in tables
+    assert re.search(r"stop.max_gpu_h +0 GPU h +5 ", tables)
+    assert re.search(r"stop.max_cpu_h .* none", tables)
+
+
+def test_progress_of_a_stream_is_a_line_for_each_model_and_now_and_then_what_is_in_flight(stream, campaign, capsys):
+    with Display(campaign.store, quiet=False) as display:
+        display.board = Board()
+        for event in stream.reading():
+            display(event)
+    lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert sum(line.startswith("streaming: ") for line in lines) == 1
+    assert sum(" refused: " in line for line in lines) == 3
+    models = [line for line in lines if "/30 labels, model" in line]
+    assert len(models) == len(stream.state().models)
+    assert len(lines) == 1 + 3 + len(models)
 
 
 @pytest.fixture
