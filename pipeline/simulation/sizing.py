@@ -1,6 +1,5 @@
 """The machine of a simulation: more or fewer nodes, shared out between walkers and labels."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -24,6 +23,8 @@ TURNS = 6
 """How often the range of splits is narrowed down."""
 BEGINNING = 50
 """Labels that are simulated at least."""
+ROUNDS = 5
+"""Rounds that are simulated at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +106,14 @@ def best_split(
             f"{unit_of(settings)}.",
             "Give more, or another site.walk.nodes_per_block or site.label.nodes_per_block.",
         )
+    short = _short(settings, sized(settings, splits[0]).settings.site.label_slots)
     known: dict[int, tuple[float, float]] = {}
 
     def score(place: int) -> tuple[float, float]:
         """Time, and idle share of the worse kind where times are the same."""
         if place not in known:
             tell(f"{splits[place].walk} + {splits[place].label} {unit_of(settings)}")
-            report = simulate(_short(sized(settings, splits[place]).settings), durations)
+            report = simulate(sized(short, splits[place]).settings, durations)
             busy = [one.busy for one in report.workers if one.label in ("walk", "label")]
             known[place] = report.wall_s, 1.0 - min(busy, default=1.0)
         return known[place]
@@ -178,11 +180,10 @@ def _balanced(settings: CampaignSettings, total: int, durations: Durations) -> f
     return total * of_labels / (of_walkers + of_labels) if of_walkers else total
 
 
-def _short(settings: CampaignSettings) -> CampaignSettings:
-    """The beginning of a campaign, long enough to tell how it runs."""
-    slots = settings.site.label_slots
+def _short(settings: CampaignSettings, slots: int) -> CampaignSettings:
+    """The beginning of a campaign, long enough to tell how it runs with so many slots for labels."""
     enough = max(BEGINNING + settings.labels.initial, min(SHORT * slots, MOST_LABELS), 2 * slots)
     if not isinstance(settings.schedule, StreamingSchedule):
-        enough = max(enough, sum(asked for asked, _ in zip(labels_by_round(settings), range(5), strict=False)))
+        enough = max(enough, sum(asked for asked, _ in zip(labels_by_round(settings), range(ROUNDS), strict=False)))
     budget = min(settings.labels.budget, enough)
-    return settings.model_copy(update={"labels": settings.labels.model_copy(update={"budget": math.ceil(budget)})})
+    return settings.model_copy(update={"labels": settings.labels.model_copy(update={"budget": budget})})
