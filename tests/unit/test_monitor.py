@@ -11,7 +11,7 @@ from pipeline.analysis.held_out import Sampling, draw
 from pipeline.analysis.variables import evaluate_all
 from pipeline.campaign import Campaign
 from pipeline.errors import TaskError
-from pipeline.events import Trained, Walked
+from pipeline.events import Gathered, Rejected, Trained, Walked
 from pipeline.inline import InlineSteps
 from pipeline.intake import Intake, open_campaign
 from pipeline.monitor.figures import error_figure, motion_figure, plane_figure
@@ -74,6 +74,26 @@ def test_there_is_a_row_per_model_and_its_sums_are_those_of_the_events(store: St
         assert row.seconds["train"] == pytest.approx(model.timing.wall_s)
         assert row.fresh == model.fresh
     assert all(row.seconds["walk"] > 0 for row in rows[1:])
+
+
+def test_a_stream_has_a_row_per_model_with_the_labels_of_several_selections(intake: Intake, tmp_path: Path) -> None:
+    streaming = open_campaign(TEMPLATE, (*SMALL, "schedule=streaming", "labels.budget=18"))
+    campaign = Campaign.create_or_open(streaming.settings, streaming.frames, tmp_path / "c")
+    with InlineSteps() as steps:
+        campaign.run(steps)
+    store = campaign.store
+    events, rows = store.events(), round_rows(store)
+    models = [event for event in events if isinstance(event, Trained)]
+    assert [(row.round, row.version, row.labels) for row in rows] == [(m.round, m.version, m.labels) for m in models]
+    assert rows[-1].labels == sum(event.count for event in events if isinstance(event, Gathered)) == 18
+    assert sum(row.walker_steps for row in rows) <= sum(e.walker_steps for e in events if isinstance(e, Walked))
+    tasks = [event for event in events if isinstance(event, Trained | Rejected)]
+    assert sum(row.seconds["train"] for row in rows) == pytest.approx(sum(event.timing.wall_s for event in tasks))
+    variables = system_variables(store)[SYSTEM]
+    everything = evaluate_all(variables, [label.frame for label in store.labels(store.state())])
+    assert rows[-1].labelled[SYSTEM] == Coverage.of(variables).with_points(everything).value
+    values = [row.labelled[SYSTEM] for row in rows]
+    assert values == sorted(values)
 
 
 def test_coverage_grows_and_ends_as_counted_over_all_frames(store: Store, rows: list[RoundRow]) -> None:

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -81,6 +82,24 @@ def test_status_tells_labels_rounds_and_why_it_stopped(finished: Path) -> None:
     assert "stopped: " in output
     assert "14/14 labels" in output
     assert "eV/Å" in output
+
+
+def test_status_shows_what_is_spent_the_models_and_how_busy_the_driver_was(finished: Path) -> None:
+    output = farwalk("status", str(finished / "tiny.campaign"))
+    assert re.search(r"labels.budget +14 labels +14 reached", output)
+    assert re.search(r"walk, select, label, train +1 +\d+ %", output)
+    assert max(map(len, output.split("\n\n", 1)[1].splitlines())) <= 100
+
+
+def test_a_stream_runs_and_its_status_tells_how_it_ended(tmp_path: Path) -> None:
+    write(tmp_path / "cu.extxyz", bulk("Cu", cubic=True))
+    (tmp_path / "campaign.yaml").write_text(yaml.safe_dump({**TINY, "schedule": "streaming"}))
+    output = farwalk("run", str(tmp_path / "campaign.yaml"))
+    assert re.search(r"streaming: \d+ labels? in flight", output)
+    assert "done: 14 of labels.budget = 14 labels are spent" in output
+    status = farwalk("status", str(tmp_path / "tiny.campaign"))
+    assert "stopped: 14 of labels.budget" in status
+    assert "\n14/14 labels" in status
 
 
 def test_exported_labels_carry_the_references_energies_and_forces(finished: Path, tmp_path: Path) -> None:
