@@ -36,7 +36,7 @@ from pipeline.requests import Request
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.splits import split_of
 from pipeline.state import CampaignState
-from pipeline.streaming import picks_wanted
+from pipeline.streaming import kept_at_most, picks_wanted
 
 SLOTS = 4
 STREAM = {
@@ -187,7 +187,7 @@ class MadeUpStream:
         kept = [] if left is None else [self.shards[left.file.path][row] for row in left.rows]
         new = [name for ref in flow.reading for name in self.shards[ref.path]]
         wanted = picks_wanted(flow, self.chosen)
-        return kept[: flow.waiting], [*kept[flow.waiting :], *new], wanted, self.chosen.schedule.pool
+        return kept[: flow.waiting], [*kept[flow.waiting :], *new], wanted, kept_at_most(self.chosen)
 
     def _walk(self, request: Request) -> Walked:
         count = self.random.randint(self.least, 5)
