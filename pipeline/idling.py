@@ -7,6 +7,8 @@ from pipeline.events import Idled, Work
 
 LEAST_S = 1.0
 """Shorter spells are not told: a task is always on its way for some milliseconds."""
+LONGEST_S = 60.0
+"""Longer ones are told in parts: who looks at a running campaign learns why its workers are idle now."""
 
 
 @dataclass(slots=True)
@@ -25,7 +27,7 @@ class Idling:
         self._looked = 0.0
 
     def look(self, now: float, idle: Mapping[Work, int], why: Mapping[Work, str]) -> list[Idled]:
-        """Spells that are over now, because the workers have tasks or idle for another reason.
+        """Spells that are over now, because the workers have tasks or idle for another reason, and parts of long ones.
 
         Args:
             now: seconds since the epoch.
@@ -39,7 +41,7 @@ class Idling:
             if spell is not None:
                 spell.slot_s += spell.count * max(0.0, now - self._looked)
                 spell.count = count
-                if count and spell.reason == reason:
+                if count and spell.reason == reason and now - spell.since < LONGEST_S:
                     continue
                 del self._spells[work]
                 if now - spell.since >= LEAST_S:

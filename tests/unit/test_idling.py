@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.events import Work
-from pipeline.idling import LEAST_S, Idling
+from pipeline.idling import LEAST_S, LONGEST_S, Idling
 
 WHY = {Work.LABEL: "no candidates", Work.WALK: "the pool is full"}
 
@@ -25,6 +25,17 @@ def test_a_spell_is_told_when_it_ends_with_the_time_of_all_its_workers():
         7.0,
     )
     assert idling.look(15.0, {Work.LABEL: 0}, WHY) == []
+
+
+def test_a_long_spell_is_told_in_parts_that_follow_one_another():
+    idling = Idling()
+    parts = [part for second in range(151) for part in idling.look(float(second), {Work.WALK: 2}, WHY)]
+    parts += idling.look(151.0, {Work.WALK: 0}, WHY)
+    assert [(part.since, part.time, part.slot_s) for part in parts] == [
+        (0.0, LONGEST_S, 2 * LONGEST_S),
+        (LONGEST_S, 2 * LONGEST_S, 2 * LONGEST_S),
+        (2 * LONGEST_S, 151.0, 2 * 31.0),
+    ]
 
 
 def test_another_reason_begins_another_spell():
