@@ -116,7 +116,7 @@ class Display:
             phase = board.phase
         pace = " · ".join(text for text in (duration(elapsed), self._left()) if text)
         below = [phase, board.summary(), pace, self._training(), self._note]
-        return Group(table, *[Text(line) for line in below if line])
+        return Group(table, *[Text(line, no_wrap=False, overflow="fold") for line in below if line])
 
     def _left(self) -> str:
         """How long it will take, computed now and then."""

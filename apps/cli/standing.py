@@ -4,6 +4,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -71,7 +72,7 @@ def calibration_tables(board: Board) -> Iterator[Table]:
     models = board.state.models
     judged = [
         (model.version, {(one.quantity, one.group): one for one in following.fresh.groups})
-        for model, following in zip(models[-JUDGED_MODELS - 1 :], models[-JUDGED_MODELS:], strict=False)
+        for model, following in list(pairwise(models))[-JUDGED_MODELS:]
         if following.fresh is not None and following.fresh.groups
     ]
     if not judged:
@@ -175,7 +176,7 @@ def _else(use: Use) -> str:
     parts = [(reason, seconds) for reason, seconds in reasons[:MOST_REASONS]]
     parts.append(("idle for other reasons", sum(seconds for _, seconds in reasons[MOST_REASONS:])))
     parts.append(("with tasks in flight", use.handed_out_s))
-    parts.append(("between tasks" if use.idle_s else "no task", use.rest_s))
+    parts.append(("between tasks, or workers start" if use.idle_s else "no task", use.rest_s))
     shares = [(text, seconds / use.slot_s) for text, seconds in parts]
     return "; ".join(f"{_percent(share)} {text}" for text, share in shares if share >= LEAST_SHARE)
 

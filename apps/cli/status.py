@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -59,7 +60,8 @@ def show_status(directory: Path) -> None:
     for line in judged(board):
         OUT.print(line, markup=False)
     for when, line in board.recent_notices(time.time(), RECENT_S):
-        OUT.print(f"{duration(time.time() - when)} ago: {line}", markup=False)
+        text = f"{duration(time.time() - when)} ago: {line}"
+        OUT.print(textwrap.fill(text, OUT.width, subsequent_indent="  ", break_on_hyphens=False), markup=False)
     for table in (*limit_tables(board, now), *use_tables(activity.utilisation(now))):
         show(table)
     if board.version:
