@@ -1,8 +1,9 @@
 """A campaign of seconds: four copper atoms, effective-medium theory, a tiny network. Also a driver that can be killed.
 
-``python small_campaign.py DIRECTORY [inline|local_threads|local_htex]``
+``python small_campaign.py DIRECTORY [inline|local_threads|local_htex] [CALCULATOR]``
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pipeline.settings.campaign import CampaignSettings
 HERE = Path(__file__).parent
 
 
-def settings(site: str = "inline", calculator: str | None = None) -> CampaignSettings:
+def settings(site: str = "inline", calculator: str | None = None, schedule: object = "rounds") -> CampaignSettings:
     """The campaign; ``calculator`` replaces EMT by an import path."""
     reference = {"kind": "ase", "calculator": calculator} if calculator else {"kind": "emt"}
     slots = {} if site == "inline" else {"walk_slots": 2, "label_slots": 2}
@@ -37,7 +38,8 @@ def settings(site: str = "inline", calculator: str | None = None) -> CampaignSet
             },
             "labels": {"reference": reference, "budget": 32, "initial": 8, "initial_rattle_A": 0.1},
             "selection": {"batch": 8},
-            "training": {"epochs": 6, "warm_epochs": 4},
+            "training": {"epochs": 6, "warm_epochs": 4, "gate": {"walkers": 2, "steps": 10}},
+            "schedule": schedule,
             "site": {"kind": site, **slots},
         }
     )
@@ -53,6 +55,13 @@ def run(directory: Path, chosen: CampaignSettings) -> Outcome:
     campaign = Campaign.create_or_open(chosen, systems(), directory)
     with open_steps(chosen.site, campaign.store.runinfo) as steps:
         return campaign.run(steps)
+
+
+def run_in_own_group(directory: Path, chosen: CampaignSettings, count_log: str) -> None:
+    """The same in a process group of its own, so that a signal reaches the driver and its workers alone."""
+    os.setsid()
+    os.environ.update(COUNT_LOG=count_log, PYTHONPATH=os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
+    run(directory, chosen)
 
 
 if __name__ == "__main__":
