@@ -29,7 +29,7 @@ DPI = 150
 def plane_figure(store: Store, path: Path, *, system: str | None = None, start: Frame | None = None) -> Path:
     """Where walkers went in the plane of a system's first two variables (for a peptide: the Ramachandran plane).
 
-    Dots are walker frames coloured by round, circles are labels, the cross is the start structure.
+    Dots are walker frames coloured by the model that moved them, circles are labels, the cross is the start structure.
 
     Args:
         store: the campaign.
@@ -47,14 +47,14 @@ def plane_figure(store: Store, path: Path, *, system: str | None = None, start: 
         raise TaskError(
             f"{store.root}: no system {name} with two variables.", "Give systems[].variables two entries or more."
         )
-    points, rounds = _walker_points(store, name, planes[name])
+    points, versions = _walker_points(store, name, planes[name])
     labels = [label.frame for label in store.labels(store.state()) if label.frame.system == name]
     figure = Figure(figsize=(6.4, 5.4), layout="constrained")
     axes = figure.subplots()
-    last = int(rounds.max(initial=1))
+    last = int(versions.max(initial=1))
     norm = BoundaryNorm(np.arange(0.5, last + 1.5), ncolors=256) if last > 1 else None
     dots = axes.scatter(
-        points[:, 0], points[:, 1], c=rounds, cmap=COLOURS, norm=norm, s=7, linewidths=0, rasterized=True
+        points[:, 0], points[:, 1], c=versions, cmap=COLOURS, norm=norm, s=7, linewidths=0, rasterized=True
     )
     marked = evaluate_all(planes[name], labels)
     axes.scatter(
@@ -76,7 +76,7 @@ def plane_figure(store: Store, path: Path, *, system: str | None = None, start: 
     figure.legend(loc="outside lower center", ncols=2)
     if last > 1:
         ticks = sorted({round(tick) for tick in np.linspace(1, last, min(last, 8))})
-        figure.colorbar(dots, ax=axes, label="round", ticks=ticks)
+        figure.colorbar(dots, ax=axes, label="model", ticks=ticks)
     return _save(figure, path)
 
 
@@ -155,14 +155,14 @@ def motion_figure(series: Sequence[Series], path: Path) -> Path:
 
 
 def _walker_points(store: Store, system: str, variables: Sequence[Variable]) -> tuple[FloatArray, FloatArray]:
-    """(n, 2) values of all walker frames, and (n,) the round of each."""
-    points, rounds = [np.zeros((0, 2))], [np.zeros(0)]
+    """(n, 2) values of all walker frames, and (n,) the model version of each."""
+    points, versions = [np.zeros((0, 2))], [np.zeros(0)]
     for event in store.reading():
         if isinstance(event, Walked):
             values = evaluate_all(variables, visited(store, event, system))
             points.append(values)
-            rounds.append(np.full(len(values), float(event.round)))
-    return np.concatenate(points), np.concatenate(rounds)
+            versions.append(np.full(len(values), float(event.version)))
+    return np.concatenate(points), np.concatenate(versions)
 
 
 UNITS = {"dihedral": "degrees", "distance": "Å", "volume": "Å³"}
