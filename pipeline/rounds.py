@@ -61,8 +61,10 @@ def _round(state: CampaignState, settings: CampaignSettings, in_flight: int) -> 
         end = None if state.walked else _end_of_rounds(state, settings)
         if end is not None:
             return _train(state) if state.adopted else Decision(end=end)
-        legs = _missing_legs(state, settings)
-        if legs:
+        unfinished = batches(settings) - sum(not walk.steps_left for walk in state.walked)
+        if 0 < unfinished <= in_flight:
+            return Decision()  # each has its task: while a round walks, nothing else is in flight
+        if legs := _missing_legs(state, settings):
             return Decision(requests=legs)
         if picks_allowed(state, settings) < 1:  # the budget was lowered in the middle of the round
             return _train(state) if state.adopted else Decision(end=_budget_spent(state, settings))
