@@ -103,7 +103,8 @@ class SimulatedBooks:
                 seconds = durations.label.seconds(random, labels=learned, epochs=0)
                 return MadeUpTask(request=request, seconds=seconds, fate=fate)
             case Work.TRAIN:
-                if fate is Fate.DONE and state.models and random.random() < durations.rejected:
+                chance = durations.rejected.draw(random, state.learned)
+                if fate is Fate.DONE and state.models and random.random() < chance:
                     fate = Fate.FAILED
                 epochs = epochs_of(self.settings, is_first=not state.models, attempt=request.leg)
                 seconds = durations.train.seconds(random, labels=state.learned, epochs=epochs)

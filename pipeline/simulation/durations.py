@@ -84,6 +84,11 @@ class Near(Generic[T]):
         return self.values[first + random.randrange(count)]
 
 
+def always(value: T) -> Near[T]:
+    """The same for any number of labels."""
+    return Near(labels=(0,), values=(value,))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resampled:
     """Measured seconds, drawn again."""
@@ -142,10 +147,12 @@ class Handling:
     """What surrounds a task, seconds.
 
     Attributes:
-        start_s: from a free worker and a waiting task to its beginning; the worker is idle.
+        first_s: from a new worker and a waiting task to its beginning.
+        start_s: the same for a worker that had one before; it is idle meanwhile.
         report_s: from its end until the driver has its result on disk.
     """
 
+    first_s: float = 0.0
     start_s: float = 0.0
     report_s: float = 0.0
 
@@ -160,7 +167,8 @@ class Durations:
         queue_wait: of a batch job.
         known: share of new candidates that need no label.
         stale: share of waiting candidates that need none any more when a selection looks at them again.
-        failed: share of labels that fail for good; lost: of tasks whose worker is lost; rejected: of models the gate refuses.
+        failed: share of labels that fail for good; lost: of tasks whose worker is lost.
+        rejected: chance that the gate refuses a model, by the labels it was trained on.
         source: where these figures are from.
     """
 
@@ -174,7 +182,7 @@ class Durations:
     stale: float = 0.0
     failed: float = 0.0
     lost: float = 0.0
-    rejected: float = 0.0
+    rejected: Near[float] = field(default_factory=lambda: always(0.0))
     source: str = ""
 
     @classmethod
@@ -200,7 +208,7 @@ class Durations:
             train=PerStructure(
                 structure_epoch_s=costs.structure_epoch_s, share=1.0 - splits.validation - splits.calibration
             ),
-            handling={Work.LABEL: Handling(start_s=costs.handling_s)},
+            handling={Work.LABEL: Handling(first_s=costs.handling_s, start_s=costs.handling_s)},
             source="times of a check",
         )
 

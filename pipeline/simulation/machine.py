@@ -31,6 +31,7 @@ class Block:
 
     Attributes:
         began: seconds since the campaign began; drains: when its workers take no more tasks; busy: those that have one.
+        given: tasks so far.
         idle_since: when the last of them had.
         is_over: it ended.
     """
@@ -38,6 +39,7 @@ class Block:
     began: float
     drains: float
     busy: int = 0
+    given: int = 0
     idle_since: float = 0.0
     is_over: bool = False
 
@@ -133,6 +135,7 @@ class Pool:
     def take(self, block: Block) -> None:
         """A worker of a job is given a task."""
         block.busy += 1
+        block.given += 1
 
     def begin(self) -> None:
         """A worker begins its task now."""
@@ -257,6 +260,8 @@ class SimulatedSteps:
     def _run(self, pool: Pool, block: Block, future: Future[Result], task: MadeUpTask) -> None:
         handling = self.durations.handling.get(task.request.work, Handling())
         pool.take(block)
+        # new workers of a job come before those that had a task
+        wait_s = handling.first_s if block.given <= pool.shape.workers else handling.start_s
 
         def start() -> None:
             pool.begin()
@@ -266,8 +271,8 @@ class SimulatedSteps:
             ends = began + task.seconds
             self.clock.at(ends, lambda: self._end(pool, block, future, task, began, handling.report_s))
 
-        if handling.start_s:
-            self.clock.at(self.clock.now() + handling.start_s, start)
+        if wait_s:
+            self.clock.at(self.clock.now() + wait_s, start)
         else:
             start()
 

@@ -34,6 +34,7 @@ from pipeline.simulation.durations import (
     Resampled,
     Segment,
     T,
+    always,
     stored,
 )
 from pipeline.state import CampaignState
@@ -62,10 +63,11 @@ class _Tally:
         segments, labels, selections, trainings: labels known, and what was measured.
         half: seconds and candidates of segments that are not over, by batch.
         asked: when a task was asked for, by name; ended: when each worker ended its last one.
-        starts, reports: of each kind of work, see :class:`Handling`.
+        judged: labels known, and whether the gate refused the model (1 or 0).
+        firsts, starts, reports: of each kind of work, see :class:`Handling`.
         looked, old: new and kept candidates that selections looked at; dropped: of both, those that need no label.
         waiting, saved: candidates that waited for a label when a selection looked at them, and those that needed none.
-        counts: of tasks that failed, were lost or refused, and of all.
+        counts: of labels that failed, tasks that were lost, and all labels.
     """
 
     segments: list[tuple[int, Segment]] = field(default_factory=list)
@@ -75,6 +77,8 @@ class _Tally:
     half: dict[int, Segment] = field(default_factory=dict)
     asked: dict[str, float] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
+    judged: list[tuple[int, float]] = field(default_factory=list)
+    firsts: dict[Work, list[float]] = field(default_factory=lambda: {work: [] for work in Work})
     starts: dict[Work, list[float]] = field(default_factory=lambda: {work: [] for work in Work})
     reports: dict[Work, list[float]] = field(default_factory=lambda: {work: [] for work in Work})
     looked: int = 0
@@ -135,8 +139,8 @@ class _Tally:
         self._handled(Request(Work.SELECT, event.round), event.time, event.timing)
 
     def _trained(self, event: Trained | Rejected, state: CampaignState) -> None:
-        self.counts["rejected"] += isinstance(event, Rejected)
-        self.counts["judged"] += bool(state.models)
+        if state.models:
+            self.judged.append((state.learned, float(isinstance(event, Rejected))))
         settings = CampaignSettings.model_validate(state.settings)
         epochs = epochs_of(settings, is_first=not state.models, attempt=event.attempt)
         self.trainings.append((state.learned, event.timing.wall_s / max(1, state.learned) / epochs))
@@ -148,7 +152,8 @@ class _Tally:
         self.ended[timing.host] = timing.ended
         self.reports[request.work].append(max(0.0, recorded - timing.ended))
         if asked is not None:
-            self.starts[request.work].append(max(0.0, timing.started - max(asked, ended or asked)))
+            several = self.firsts if ended is None else self.starts
+            several[request.work].append(max(0.0, timing.started - max(asked, ended or asked)))
 
 
 def measured(store: Store, settings: CampaignSettings) -> Durations:
@@ -187,14 +192,18 @@ def measured(store: Store, settings: CampaignSettings) -> Durations:
             labels=tuple(labels for labels, _ in trainings), label_epoch_s=tuple(each for _, each in trainings)
         ),
         handling={
-            work: Handling(start_s=fmean(tally.starts[work] or [0.0]), report_s=fmean(tally.reports[work] or [0.0]))
+            work: Handling(
+                first_s=fmean(tally.firsts[work] or [0.0]),
+                start_s=fmean(tally.starts[work] or [0.0]),
+                report_s=fmean(tally.reports[work] or [0.0]),
+            )
             for work in Work
         },
         known=min(0.99, _share(max(0.0, tally.dropped - stale * tally.old), tally.looked)),
         stale=stale,
         failed=_share(tally.counts["failed"], tally.counts["labels"]),
         lost=_share(tally.counts["lost"], tally.counts["lost"] + sum(map(len, tally.reports.values()))),
-        rejected=_share(tally.counts["rejected"], tally.counts["judged"]),
+        rejected=_near(tally.judged) if tally.judged else always(0.0),
         source=f"measured in {store.root}",
     )
 

@@ -16,7 +16,7 @@ from pipeline.estimate import Costs
 from pipeline.events import EndReason, Idled, LabelFailed, Labelled, Submitted, TaskLost, Trained, Walked, Work
 from pipeline.simulation.campaign import simulate
 from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.durations import Around, Durations, EvenSegments, Handling, Near
+from pipeline.simulation.durations import Around, Durations, EvenSegments, Handling, Near, always
 from pipeline.simulation.measured import measured
 from pipeline.simulation.sizing import Machine, best_split, machine_of, one_more, sized
 
@@ -35,8 +35,8 @@ SPREAD = replace(
     stale=0.1,
     failed=0.03,
     lost=0.01,
-    rejected=0.1,
-    handling={Work.LABEL: Handling(start_s=0.5, report_s=0.2)},
+    rejected=always(0.1),
+    handling={Work.LABEL: Handling(first_s=0.5, start_s=0.5, report_s=0.2)},
 )
 LOCAL = {"kind": "local_htex", "walk_slots": 2, "label_slots": 3}
 
@@ -81,7 +81,8 @@ def test_every_task_ends_once_and_labels_are_the_budget(schedule, site):
         event for event in events if event.kind in ("selected", "trained", "rejected") and event.timing is not None
     ]
     assert lost
-    assert all(asked[name] == count + 1 for name, count in lost.items())
+    # a walk that is lost when the campaign ends is not asked for again
+    assert all(count <= asked[name] <= count + 1 for name, count in lost.items())
     assert sum(asked.values()) == report.tasks == len(labels) + walks.total() + lost.total() + len(others)
 
 
@@ -144,7 +145,7 @@ def test_a_stream_with_one_label_slot_takes_as_long_as_its_labels():
 
 def test_handling_lengthens_every_label():
     chosen = settings(site={"kind": "local_htex"}, walkers__count=4, labels__budget=22)
-    slower = replace(EXACT, handling={Work.LABEL: Handling(start_s=2.0)})
+    slower = replace(EXACT, handling={Work.LABEL: Handling(first_s=2.0, start_s=2.0)})
     assert simulate(chosen, slower).wall_s - simulate(chosen, EXACT).wall_s == pytest.approx(22 * 2.0, abs=1.0)
 
 
@@ -188,7 +189,7 @@ def test_jobs_wait_in_the_queue_end_by_their_wall_time_and_are_paid_for():
 
 def test_what_is_measured_in_a_simulated_campaign_is_what_went_in(tmp_path):
     chosen = settings(site=LOCAL, schedule="streaming", labels__budget=300, walkers__segment_steps=1000)
-    durations = replace(SPREAD, known=0.4, stale=0.0, rejected=0.0)
+    durations = replace(SPREAD, known=0.4, stale=0.0, rejected=always(0.0))
 
     class Store:
         root = tmp_path
@@ -234,13 +235,13 @@ def test_the_spread_of_durations_keeps_their_mean():
 
 
 def test_nodes_are_shared_out_so_that_neither_kind_waits():
-    chosen = settings(schedule="streaming", site=CLUSTER, labels__budget=400, walkers__segment_steps=1000)
-    durations = replace(SPREAD, lost=0.0, failed=0.0, label=Around(mean_s=300.0))
-    best = best_split(chosen, 12, durations)
-    times = {
-        walk: simulate(sized(chosen, Machine(walk, 12 - walk)).settings, durations).wall_s for walk in range(1, 12)
-    }
-    assert best.walk + best.label == 12
+    chosen = settings(schedule="streaming", site=CLUSTER, labels__budget=50)
+    durations = replace(EXACT, label=Around(mean_s=100.0, sigma=0.0), known=0.5)
+    total = 6
+    best = best_split(chosen, total, durations)
+    times = {w: simulate(sized(chosen, Machine(w, total - w)).settings, durations).wall_s for w in range(1, total)}
+    assert best.walk + best.label == total
+    assert 1 < best.walk < total - 1
     assert times[best.walk] <= 1.05 * min(times.values())
 
 
