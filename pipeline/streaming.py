@@ -2,9 +2,9 @@
 
 Walkers, labels, selection and training run side by side. A label is asked for when a slot falls free: the most valuable
 candidate that the newest model still does not know. A new model first judges all candidates that wait; until it has, none of
-them is asked for. Walkers pause while the pool is full, until a selection has kept the better half; labels wait while it is
-empty. The order of results changes what is
-done next, never whether it is right.
+them is asked for. There are never many more labels on their way than a model can learn from. Walkers pause while the pool is
+full, until a selection has kept the better half; labels wait while it is empty. The order of results changes what is done next,
+never whether it is right.
 """
 
 import math
@@ -14,7 +14,7 @@ from pipeline.ending import goal_reached
 from pipeline.events import EndReason, Work
 from pipeline.faults import REMEDIES
 from pipeline.flow import Flow, Place
-from pipeline.plan import initial_wanted
+from pipeline.plan import SMALLEST_ROUND, initial_wanted
 from pipeline.records import Split
 from pipeline.requests import Request
 from pipeline.settings.campaign import CampaignSettings
@@ -55,6 +55,25 @@ def picks_wanted(flow: Flow, settings: CampaignSettings) -> int:
     return min(most, settings.labels.budget - flow.numbers)
 
 
+def unlearned_at_most(state: CampaignState, settings: CampaignSettings) -> int:
+    """Labels that may be asked for before a model learns of them: as many as a round would select, but every slot has one."""
+    slots = settings.site.label_slots
+    grown = math.ceil(settings.selection.growth * (state.learned - len(state.unlearned)))
+    return max(SMALLEST_ROUND, grown, slots + ahead_of(slots), worth_training(state, settings))
+
+
+def worth_training(state: CampaignState, settings: CampaignSettings) -> int:
+    """New labels that are worth a training, however short they have waited."""
+    schedule = settings.schedule
+    assert isinstance(schedule, StreamingSchedule)
+    return math.ceil(schedule.train_share * state.learned)
+
+
+def ahead_of(slots: int) -> int:
+    """Labels handed out beyond the slots."""
+    return max(1, math.floor(AHEAD * slots))
+
+
 def pool_size(settings: CampaignSettings) -> int:
     """Candidates that may wait: ``schedule.pool``, but four for every label slot."""
     schedule = settings.schedule
@@ -92,7 +111,7 @@ def _labels(
 ) -> tuple[list[Place], str]:
     """Labels to ask for, most urgent first, and why there are no more."""
     slots = settings.site.label_slots
-    free = slots + max(1, math.floor(AHEAD * slots)) - (len(flow.open) - len(flow.again))
+    free = slots + ahead_of(slots) - (len(flow.open) - len(flow.again))
     retries = [retry.place for retry in state.retries if retry.place not in flow.open]
     places = [*flow.again, *retries][: max(0, free)]
     free = min(free - len(places), settings.labels.budget - flow.numbers)
@@ -107,8 +126,12 @@ def _labels(
     # where models come faster than selections, what the last one picked goes to free slots before the next one begins
     if flow.selecting is not None or (_is_outdated(state, flow) and not flow.is_late):
         return places, "candidates are judged by the newest model"
-    count = max(0, min(free, flow.waiting))
+    in_training = len(state.unlearned) if flow.pending or flow.training else 0
+    untaught = unlearned_at_most(state, settings) - (len(flow.open) + in_training + len(state.arrived))
+    count = max(0, min(free, untaught, flow.waiting))
     places += [(flow.selection.round, row) for row in range(flow.asked, flow.asked + count)]
+    if untaught <= count < flow.waiting:
+        return places, "many labels wait to be learned: the next model may not need more of their kind"
     return places, "walkers found nothing that needs a label"
 
 
@@ -178,7 +201,7 @@ def _training(
         return False, "no new label"
     schedule = settings.schedule
     assert isinstance(schedule, StreamingSchedule)
-    is_enough = len(state.arrived) >= math.ceil(schedule.train_share * state.learned)
+    is_enough = len(state.arrived) >= worth_training(state, settings)
     has_waited = now - state.arrived[0].time >= schedule.train_wait_s
     is_last = closing is not None and not flow.open
     return is_enough or has_waited or is_last, "new labels are few"
