@@ -14,7 +14,7 @@ from pipeline.estimate import Costs
 from pipeline.faults import REMEDIES
 from pipeline.frames import Frame
 from pipeline.initial import rattled_for, start_volumes
-from pipeline.policy import conditions_of
+from pipeline.plan import conditions_of
 from pipeline.records import (
     Cause,
     FileRef,
