@@ -120,6 +120,11 @@ class CampaignSettings(Settings):
             problems.append(
                 f"systems: {with_share[0]} has a share and {without} has none; give one to each, or to none"
             )
+        if self.stop.coverage is not None and not any(system.variables for system in self.systems):
+            problems.append(
+                "stop.coverage is set but no system has variables whose coverage could grow; give systems[].variables, or "
+                "leave stop.coverage out"
+            )
         problems += self._cell_problems()
         problems += self._schedule_problems()
         problems += self._metadynamics_problems()

@@ -315,6 +315,12 @@ def test_variables_that_cannot_be_followed_are_refused(
     assert expected in problems_of(tmp_path, {**MINIMAL, "systems": [system]})
 
 
+def test_coverage_cannot_end_a_campaign_that_follows_no_variable(tmp_path: Path) -> None:
+    said = problems_of(tmp_path, {**MINIMAL, "stop": {"coverage": {}}})
+    assert "stop.coverage is set but no system has variables" in said
+    assert "give systems[].variables" in said
+
+
 def test_a_variable_with_hills_is_of_one_kind_in_all_systems(tmp_path: Path) -> None:
     both = with_variables({"name": "al", "structures": ["al.extxyz"], "variables": OTHER_KIND})
     text = problems_of(tmp_path, both, HILLS)
