@@ -131,9 +131,11 @@ class SimulatedBooks:
             candidates, waiting = flow.reading_count, flow.waiting
             left = flow.pool - flow.fresh_count - flow.reading_count
             wanted, keep = picks_wanted(flow, self.settings), schedule.pool
+        learned = known_labels(state)
         return MadeUpTask(
             request=request,
-            seconds=self.durations.select.seconds(self.random, labels=known_labels(state), epochs=0),
+            seconds=self.durations.select.seconds(self.random, labels=learned, epochs=0),
+            known=self.durations.known.draw(self.random, learned),
             fate=fate,
             version=version,
             candidates=candidates,
@@ -233,7 +235,7 @@ class SimulatedBooks:
         )
 
     def _selected(self, task: MadeUpTask, timing: Timing, core_s: float, gpu_s: float, now: float) -> Selected:
-        known = _part(self.durations.known, task.candidates, self.random)
+        known = _part(task.known, task.candidates, self.random)
         stale = _part(self.durations.stale, task.left, self.random)
         worth = task.candidates - known + task.left - stale
         kept = min(worth, task.keep)

@@ -165,7 +165,7 @@ class Durations:
         walk: segments of batches of walkers, cut into legs by ``site.walk_task_s``.
         handling: per kind of work; none where it is missing.
         queue_wait: of a batch job.
-        known: share of new candidates that need no label.
+        known: share of new candidates that need no label, by the labels that the model knows.
         stale: share of waiting candidates that need none any more when a selection looks at them again.
         failed: share of labels that fail for good; lost: of tasks whose worker is lost.
         rejected: chance that the gate refuses a model, by the labels it was trained on.
@@ -178,7 +178,7 @@ class Durations:
     train: Lasting
     handling: Mapping[Work, Handling] = field(default_factory=dict)
     queue_wait: Around = field(default_factory=lambda: Around(mean_s=0.0))
-    known: float = KNOWN
+    known: Near[float] = field(default_factory=lambda: always(KNOWN))
     stale: float = 0.0
     failed: float = 0.0
     lost: float = 0.0

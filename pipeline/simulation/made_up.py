@@ -28,6 +28,7 @@ class MadeUpTask:
         version: of the model it uses or makes.
         candidates: a walk brings, or a selection looks at for the first time.
         part: of its segment that a walk makes.
+        known: share of these that a selection drops.
         left: candidates that wait, which a selection looks at again; waiting: of these, those picked before.
         wanted: candidates a selection may pick; keep: and keep, those picked included.
     """
@@ -38,6 +39,7 @@ class MadeUpTask:
     version: int = 0
     candidates: int = 0
     part: float = 1.0
+    known: float = 0.0
     left: int = 0
     waiting: int = 0
     wanted: int = 0

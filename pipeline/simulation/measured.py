@@ -25,6 +25,7 @@ from pipeline.records import Timing
 from pipeline.requests import Request
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.simulation.durations import (
+    KNOWN,
     SELECT_S,
     Around,
     Durations,
@@ -65,7 +66,7 @@ class _Tally:
         asked: when a task was asked for, by name; ended: when each worker ended its last one.
         judged: labels known, and whether the gate refused the model (1 or 0).
         firsts, starts, reports: of each kind of work, see :class:`Handling`.
-        looked, old: new and kept candidates that selections looked at; dropped: of both, those that need no label.
+        judged_rows: of each selection the labels known, new candidates, kept ones, and of both those that need no label.
         waiting, saved: candidates that waited for a label when a selection looked at them, and those that needed none.
         counts: of labels that failed, tasks that were lost, and all labels.
     """
@@ -81,9 +82,7 @@ class _Tally:
     firsts: dict[Work, list[float]] = field(default_factory=lambda: {work: [] for work in Work})
     starts: dict[Work, list[float]] = field(default_factory=lambda: {work: [] for work in Work})
     reports: dict[Work, list[float]] = field(default_factory=lambda: {work: [] for work in Work})
-    looked: int = 0
-    old: int = 0
-    dropped: int = 0
+    judged_rows: list[tuple[int, int, int, int]] = field(default_factory=list)
     waiting: int = 0
     saved: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -127,15 +126,15 @@ class _Tally:
         if event.timing is None:
             return
         self.selections.append((known_labels(state), event.timing.wall_s))
-        self.dropped += sum(count for reason, count in event.dropped.items() if reason not in BEYOND)
-        flow = state.flow
+        dropped = sum(count for reason, count in event.dropped.items() if reason not in BEYOND)
+        flow, old = state.flow, 0
         if flow is None:
-            self.looked += sum(walk.count for walk in state.walked)
+            looked = sum(walk.count for walk in state.walked)
         else:
-            self.looked += flow.reading_count
-            self.old += len(flow.left.rows) if flow.left is not None else 0
+            looked, old = flow.reading_count, len(flow.left.rows) if flow.left is not None else 0
             self.waiting += flow.waiting
             self.saved += event.saved
+        self.judged_rows.append((known_labels(state), looked, old, dropped))
         self._handled(Request(Work.SELECT, event.round), event.time, event.timing)
 
     def _trained(self, event: Trained | Rejected, state: CampaignState) -> None:
@@ -184,6 +183,11 @@ def measured(store: Store, settings: CampaignSettings) -> Durations:
     segments = [(labels, Segment(longer * one.seconds, round(more * one.candidates))) for labels, one in tally.segments]
     trainings = sorted(tally.trainings)
     stale = _share(tally.saved, tally.waiting)
+    known = [
+        (labels, min(1.0, max(0.0, dropped - stale * old) / looked))
+        for labels, looked, old, dropped in tally.judged_rows
+        if looked
+    ]
     return Durations(
         walk=MeasuredSegments(measured=_near(segments)),
         label=Resampled(measured=_near(tally.labels)),
@@ -199,7 +203,7 @@ def measured(store: Store, settings: CampaignSettings) -> Durations:
             )
             for work in Work
         },
-        known=min(0.99, _share(max(0.0, tally.dropped - stale * tally.old), tally.looked)),
+        known=_near(known) if known else always(KNOWN),
         stale=stale,
         failed=_share(tally.counts["failed"], tally.counts["labels"]),
         lost=_share(tally.counts["lost"], tally.counts["lost"] + sum(map(len, tally.reports.values()))),

@@ -174,7 +174,8 @@ def _balanced(settings: CampaignSettings, total: int, durations: Durations) -> f
     site, random = settings.site, Random(settings.seed)
     machine, middle = machine_of(settings), settings.labels.budget // 2
     seconds = means(durations, settings)
-    found = (1.0 - durations.known) * fmean(durations.walk.draw(random, middle).candidates for _ in range(SAMPLES))
+    worth = 1.0 - fmean(durations.known.draw(random, middle) for _ in range(SAMPLES))
+    found = worth * fmean(durations.walk.draw(random, middle).candidates for _ in range(SAMPLES))
     of_walkers = found * site.walk_slots / machine.walk / seconds["walk"]
     of_labels = site.label_slots / machine.label / seconds["label"]
     return total * of_labels / (of_walkers + of_labels) if of_walkers else total
