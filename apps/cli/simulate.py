@@ -183,7 +183,8 @@ def _summary(chosen: Sized, machine: Machine, report: Report, durations: Duratio
     table.add_row("wall time", duration(report.wall_s))
     table.add_row("ends", report.message)
     table.add_row("schedule", settings.schedule.kind)
-    table.add_row("machine", f"{machine.walk} {unit} for walkers, {machine.label} for labels")
+    first = unit.removesuffix("s") if machine.walk == 1 else unit
+    table.add_row("machine", f"{machine.walk} {first} for walkers, {machine.label} for labels")
     if report.node_h:
         table.add_row("node hours", _hours(report.node_h))
     table.add_row("hours that tasks held", f"{_hours(report.core_h)} of cores, {_hours(report.gpu_h)} of GPUs")

@@ -10,7 +10,9 @@ from statistics import fmean
 
 import pytest
 from fabricated import MadeUpSteps, settings, systems
+from typer.testing import CliRunner
 
+from apps.cli.application import application
 from pipeline.campaign import Campaign
 from pipeline.errors import SettingsError
 from pipeline.estimate import Costs
@@ -279,6 +281,17 @@ def test_the_clock_jumps_to_what_happens_and_keeps_short_waits():
     assert clock.wait(done, 0.5) == "third"
     assert clock.wait(done, 0.5) is None
     assert clock.now() == 3.1 + 5.0
+
+
+def test_the_command_says_how_long_and_what_to_set(tmp_path):
+    file = "apps/templates/copper/campaign.yaml"
+    options = ["--schedule", "streaming", "--labels", "40", "--nodes", "6", "--label-seconds", "30"]
+    done = CliRunner().invoke(application, ["simulate", file, *options])
+    assert done.exit_code == 0, done.output
+    assert "40 of labels.budget = 40 labels are spent" in done.output
+    assert "more label slot" in done.output
+    wrong = CliRunner().invoke(application, ["simulate", file, "--nodes", "5", "--walk-nodes", "5"])
+    assert wrong.exit_code == 2
 
 
 def test_labels_that_all_fail_end_the_simulation_as_they_end_a_campaign():
