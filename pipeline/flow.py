@@ -166,7 +166,8 @@ def flowed(flow: Flow, event: Event, retries: Mapping[Place, Open]) -> Flow:
             return _selected(flow, event)
         case Labelled() | LabelFailed():
             place = event.round, event.item
-            initial_failed = flow.initial_failed + (isinstance(event, LabelFailed) and event.round == 0)
+            is_new = isinstance(event, LabelFailed) and event.round == 0 and place not in retries
+            initial_failed = flow.initial_failed + is_new
             return replace(flow, open=flow.open.discard(place), initial_failed=initial_failed)
         case Gathered():
             return replace(flow, pending=True)

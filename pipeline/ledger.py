@@ -104,6 +104,8 @@ class Ledger:
         """Remove what a killed driver recorded and did not clear up."""
         for row in state.round_labels:
             self._store.clear_scratch(Request(Work.LABEL, row.round, row.item).name)
+        if state.flow is not None:
+            self._store.keep_walkers([walk.walkers for walk in state.walkers.values()])
 
     def clear(
         self, finished: Sequence[Finished], events: Sequence[Event], before: CampaignState, *, now: float

@@ -213,6 +213,13 @@ class Store:
         """Remove a shard that nothing will be read from any more."""
         (self.root / file.path).unlink(missing_ok=True)
 
+    def keep_walkers(self, files: Sequence[FileRef]) -> None:
+        """Remove all shards of walkers but these."""
+        kept = {Path(file.path).name for file in files}
+        for path in (self.root / "shards").glob("walkers-*.h5"):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
     def publish_model(self, file: FileRef, version: int) -> FileRef:
         """Move a model that a worker wrote to its place; returns it as an event names it.
 

@@ -25,6 +25,7 @@ BARREN_TURNS = 3
 """A campaign ends when every batch of walkers brought nothing worth a label in so many segments."""
 FIRST_SHARE = 0.5
 """The first model is trained when this share of the initial labels is there: walkers need not wait for the rest."""
+ALL_ASKED = "all labels of the budget are asked for"
 AHEAD = 1 / 8
 """Labels handed out beyond the label slots, as a share of them: the next one is at hand when a slot falls free."""
 
@@ -39,9 +40,12 @@ def next_of_stream(state: CampaignState, flow: Flow, settings: CampaignSettings,
     if is_due and not flow.pending:
         return Decision(gather=True)
     train = (Request(Work.TRAIN, state.versions, state.versions + 1, state.attempt),) if is_due else ()
-    select = _selection(state, flow, settings, closing)
     places, why_no_label = _labels(state, flow, settings, closing)
-    walks, why_no_walk = _walks(state, flow, settings, closing)
+    earlier = {retry.place for retry in state.retries}
+    new = sum(place not in flow.open and place not in earlier for place in places)
+    is_spent = flow.numbers + new >= settings.labels.budget
+    select = () if is_spent else _selection(state, flow, settings, closing)
+    walks, why_no_walk = ((), ALL_ASKED) if is_spent and state.models else _walks(state, flow, settings, closing)
     labels = tuple(Request(Work.LABEL, round_index, item) for round_index, item in places)
     return Decision(
         requests=(*labels, *select, *train, *walks),
@@ -116,7 +120,7 @@ def _labels(
     places = [*flow.again, *retries][: max(0, free)]
     free = min(free - len(places), settings.labels.budget - flow.numbers)
     if flow.numbers >= settings.labels.budget:
-        return places, "all labels of the budget are asked for"
+        return places, ALL_ASKED
     if closing is not None:
         return places, "the campaign ends"
     if flow.selection is None:
@@ -177,12 +181,13 @@ def _is_outdated(state: CampaignState, flow: Flow) -> bool:
 def _selection(
     state: CampaignState, flow: Flow, settings: CampaignSettings, closing: End | None
 ) -> tuple[Request, ...]:
-    """A selection where a new model has come, few candidates wait and there are new ones, or the pool is full of them."""
+    """A selection where a new model has come, few candidates wait and there are others, or the pool is full of them."""
     if flow.selecting is not None or not state.models or closing is not None:
         return ()
-    is_low = flow.waiting <= settings.site.label_slots
-    is_full = flow.pool >= pool_size(settings)
-    if not (flow.fresh_count and (is_low or is_full)) and not _is_outdated(state, flow):
+    wanted = min(settings.site.label_slots + 1, settings.labels.budget - flow.numbers)
+    is_low = flow.waiting < wanted and flow.pool > flow.waiting
+    is_full = flow.fresh_count > 0 and flow.pool >= pool_size(settings)
+    if not (is_low or is_full or _is_outdated(state, flow)):
         return ()
     return (Request(Work.SELECT, flow.selections + 1),)
 
@@ -213,8 +218,6 @@ def _walks(
     """Batches of walkers that go on, and why not more."""
     if not state.models:
         return (), "there is no model yet"
-    if flow.numbers >= settings.labels.budget:
-        return (), "all labels of the budget are asked for"
     if closing is not None:
         return (), "the campaign ends"
     if flow.pool >= pool_size(settings):

@@ -207,8 +207,14 @@ def test_resumed_after_any_event_it_ends_with_nothing_labelled_twice(seed):
 def test_nobody_waits_at_a_barrier_when_a_campaign_is_taken_up():
     """Labels that were in flight are asked for again while walkers walk."""
     stream = MadeUpStream(seed=2, least=3)
-    while not (stream.state.models and len(stream.flow.open) == SLOTS + AHEAD and stream.flow.selections):
-        stream.step()
+    budget, pool = stream.chosen.labels.budget, pool_size(stream.chosen)
+    while (
+        not stream.flow.selections
+        or len(stream.flow.open) < SLOTS + AHEAD
+        or stream.flow.numbers >= budget
+        or stream.flow.pool >= pool
+    ):
+        assert stream.step()
     open_ones = set(stream.flow.open)
     before = len(stream.events)
     stream.take_up()
