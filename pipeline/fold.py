@@ -139,7 +139,7 @@ def _selected(state: CampaignState, event: Selected) -> CampaignState:
 
 
 def _gathered(state: CampaignState, event: Gathered) -> CampaignState:
-    state = replace(state, gathered=state.gathered.plus(event))
+    state = replace(state, gathered=state.gathered.plus(event), learned=state.learned + event.count)
     if state.flow is None:
         return state
     return replace(state, unlearned=(*state.unlearned, *state.round_labels), arrived=Rows())
@@ -253,6 +253,7 @@ def _requeued(state: CampaignState, event: Requeued) -> CampaignState:
     if state.flow is not None:
         return replace(state, retries=(*state.retries, *new), failed=state.failed - len(new), lost=())
     items = frozenset(retry.failure.item for retry in new if retry.failure.round == state.round)
+    gathered = Rows(row for row in state.gathered if row.round != state.round)
     return replace(
         state,
         retries=(*state.retries, *new),
@@ -260,7 +261,8 @@ def _requeued(state: CampaignState, event: Requeued) -> CampaignState:
         round_failures=Rows(row for row in state.round_failures if row.item not in items),
         failed=state.failed - len(new),
         # what is tried again joins the data of the present round, which are gathered anew
-        gathered=Rows(row for row in state.gathered if row.round != state.round),
+        gathered=gathered,
+        learned=sum(row.count for row in gathered),
         lost=(),
     )
 

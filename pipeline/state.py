@@ -85,7 +85,7 @@ class CampaignState:
         reference: digest of the level of theory, fixed by the first label; empty before.
         first_number: number of the present round's first label: all asked for in earlier rounds.
         newest: system -> its newest labels that a model knows, all of one training, at most 64, by number.
-        gathered: one shard per round or training that has all its labels, oldest first.
+        gathered: one shard per round or training that has all its labels, oldest first; learned: labels in them.
         unlearned: gathered labels that the running model does not know.
         models: published ones, oldest first, without their training histories.
         versions: models published or given up; attempt: 1 while one is trained anew that the gate refused.
@@ -120,6 +120,7 @@ class CampaignState:
     first_number: int = 0
     newest: dict[str, tuple[Labelled, ...]] = field(default_factory=dict)
     gathered: Rows[Gathered] = field(default_factory=Rows)
+    learned: int = 0
     unlearned: tuple[Labelled, ...] = ()
     models: Rows[Trained] = field(default_factory=Rows)
     versions: int = 0
@@ -158,11 +159,6 @@ class CampaignState:
     def loose(self) -> tuple[Labelled, ...]:
         """Labels that lie in no gathered shard, in the order of their numbers."""
         return () if self.flow is None and self.is_gathered else self.round_labels
-
-    @property
-    def learned(self) -> int:
-        """Labels that lie in gathered shards."""
-        return sum(gathered.count for gathered in self.gathered)
 
     def retry_of(self, round_index: int, item: int) -> Retry | None:
         """The label of a round that is to be tried again; None where it is not one."""
