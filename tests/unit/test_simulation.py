@@ -261,7 +261,9 @@ def test_a_larger_machine_gets_the_walkers_and_candidates_it_needs():
 
 def test_one_more_of_what_limits_saves_time():
     chosen = settings(schedule="streaming", site=LOCAL, labels__budget=200, walkers__segment_steps=1000)
-    durations = replace(EXACT, walk=EvenSegments(seconds=Around(mean_s=100.0), candidates=100))
+    quick = Around(mean_s=1.0, sigma=0.0)
+    walk = EvenSegments(seconds=Around(mean_s=100.0), candidates=100)
+    durations = replace(EXACT, walk=walk, train=quick, select=quick)
     report = simulate(chosen, durations)
     saved = one_more(chosen, report, durations, "label")
     assert saved is not None
