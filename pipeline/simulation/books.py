@@ -24,13 +24,12 @@ from pipeline.recording import Finished
 from pipeline.records import Cause, GateReport, Split, Task, Timing
 from pipeline.requests import Request
 from pipeline.settings.campaign import CampaignSettings
-from pipeline.settings.schedule import StreamingSchedule
 from pipeline.simulation.durations import Durations, Segment
 from pipeline.simulation.made_up import NOWHERE, Fate, MadeUpResult, MadeUpTask
 from pipeline.simulation.measured import epochs_of, known_labels
 from pipeline.splits import split_of
 from pipeline.state import CampaignState
-from pipeline.streaming import picks_wanted
+from pipeline.streaming import kept_at_most, picks_wanted
 from pipeline.tasks import Job
 
 
@@ -123,14 +122,14 @@ class SimulatedBooks:
         )
 
     def _select(self, request: Request, state: CampaignState, version: int, fate: Fate) -> MadeUpTask:
-        flow, schedule = state.flow, self.settings.schedule
-        if flow is None or not isinstance(schedule, StreamingSchedule):
+        flow = state.flow
+        if flow is None:
             candidates, left, waiting = sum(walk.count for walk in state.walked), 0, 0
             wanted = keep = picks_allowed(state, self.settings)
         else:
             candidates, waiting = flow.reading_count, flow.waiting
             left = flow.pool - flow.fresh_count - flow.reading_count
-            wanted, keep = picks_wanted(flow, self.settings), schedule.pool
+            wanted, keep = picks_wanted(flow, self.settings), kept_at_most(self.settings)
         learned = known_labels(state)
         return MadeUpTask(
             request=request,

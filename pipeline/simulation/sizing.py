@@ -13,7 +13,6 @@ from pipeline.settings.schedule import StreamingSchedule
 from pipeline.settings.site import InlineSite, SlurmSite
 from pipeline.simulation.campaign import Report, simulate
 from pipeline.simulation.durations import SAMPLES, Durations, means
-from pipeline.simulation.machine import MOST_WAITING
 
 SHORT = 20
 """Labels per slot of the campaigns that splits are compared with."""
@@ -57,7 +56,7 @@ def unit_of(settings: CampaignSettings) -> str:
 
 
 def sized(settings: CampaignSettings, machine: Machine) -> Sized:
-    """The settings with so many nodes, or slots, and with as many walkers and candidates as these need.
+    """The settings with so many nodes, or slots, and with as many walkers as these need.
 
     Raises:
         SettingsError: nodes that are not whole jobs, or a site that has one slot.
@@ -156,16 +155,12 @@ def _jobs(kind: str, job: Allocation, nodes: int) -> Allocation:
 
 
 def _grown(settings: CampaignSettings) -> Sized:
-    """With walkers for every slot, and candidates for every label."""
-    site, walkers, schedule, changes = settings.site, settings.walkers, settings.schedule, []
+    """With walkers for every slot."""
+    site, walkers, changes = settings.site, settings.walkers, []
     needed = site.walk_slots * walkers.batch
     if walkers.count < needed:
         changes.append(f"walkers.count={needed} (not {walkers.count}): a batch for each of {site.walk_slots} slots")
         settings = settings.model_copy(update={"walkers": walkers.model_copy(update={"count": needed})})
-    waiting = 2 * (site.label_slots + min(site.label_slots, MOST_WAITING))
-    if isinstance(schedule, StreamingSchedule) and schedule.pool < waiting:
-        changes.append(f"schedule.pool={waiting} (not {schedule.pool}): candidates for {site.label_slots} label slots")
-        settings = settings.model_copy(update={"schedule": schedule.model_copy(update={"pool": waiting})})
     return Sized(settings, tuple(changes))
 
 
