@@ -2,9 +2,8 @@
 
 Walkers, labels, selection and training run side by side. A label is asked for when a slot falls free: the most valuable
 candidate that the newest model still does not know. A new model first judges all candidates that wait; until it has, none of
-them is asked for. There are never many more labels on their way than a model can learn from. Walkers pause while the pool is
-full, until a selection has kept the better half; labels wait while it is empty. The order of results changes what is done next,
-never whether it is right.
+them is asked for. Labels wait while the pool is empty, or many that have come are not learned; walkers pause while it is full,
+until a selection has kept the better half. The order of results changes what is done next, never whether it is right.
 """
 
 import math
@@ -60,10 +59,9 @@ def picks_wanted(flow: Flow, settings: CampaignSettings) -> int:
 
 
 def unlearned_at_most(state: CampaignState, settings: CampaignSettings) -> int:
-    """Labels that may be asked for before a model learns of them: as many as a round would select, but every slot has one."""
-    slots = settings.site.label_slots
+    """Labels that may have come before a model learns of them: as many as a round would select; others are under way then."""
     grown = math.ceil(settings.selection.growth * (state.learned - len(state.unlearned)))
-    return max(SMALLEST_ROUND, grown, slots + ahead_of(slots), worth_training(state, settings))
+    return max(SMALLEST_ROUND, grown, worth_training(state, settings))
 
 
 def worth_training(state: CampaignState, settings: CampaignSettings) -> int:
@@ -131,11 +129,10 @@ def _labels(
     if flow.selecting is not None or (_is_outdated(state, flow) and not flow.is_late):
         return places, "candidates are judged by the newest model"
     in_training = len(state.unlearned) if flow.pending or flow.training else 0
-    untaught = unlearned_at_most(state, settings) - (len(flow.open) + in_training + len(state.arrived))
-    count = max(0, min(free, untaught, flow.waiting))
+    if in_training + len(state.arrived) >= unlearned_at_most(state, settings):
+        return places, "many labels are not learned yet: the next model may need no more of their kind"
+    count = max(0, min(free, flow.waiting))
     places += [(flow.selection.round, row) for row in range(flow.asked, flow.asked + count)]
-    if untaught <= count < flow.waiting:
-        return places, "many labels wait to be learned: the next model may not need more of their kind"
     return places, "walkers found nothing that needs a label"
 
 
