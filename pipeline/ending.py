@@ -1,8 +1,11 @@
 """When a campaign is over: pure functions of what is known and of the stop rule."""
 
+import math
+
 from pipeline.analysis.coverage import value_of_mask
 from pipeline.decisions import End
 from pipeline.events import EndReason
+from pipeline.plan import SMALLEST_ROUND
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.state import CampaignState
 
@@ -25,26 +28,42 @@ def spent_resources(state: CampaignState, settings: CampaignSettings, now: float
 def goal_reached(state: CampaignState, settings: CampaignSettings) -> End | None:
     """Whether the model is good enough, or there is nothing left to explore."""
     stop = settings.stop
-    target = stop.target_force_eV_per_A
-    if target is not None and models_on_target(state, settings) >= stop.consecutive:
+    on_target = batches_on_target(state, settings)
+    if stop.target_force_eV_per_A is not None and len(on_target) >= stop.consecutive:
         # told with its figures: a person decides whether to believe it
-        errors = ", ".join(
-            f"{model.fresh.force_rmse:.3f}" for model in state.models[-stop.consecutive :] if model.fresh
+        errors = ", ".join(f"{error:.3f}" for error in reversed(on_target[: stop.consecutive]))
+        text = (
+            f"force RMSE below {stop.target_force_eV_per_A:g} eV/Å on {stop.consecutive} batches of new labels in a row"
         )
-        text = f"force RMSE on new labels below {target:g} eV/Å for {stop.consecutive} models in a row ({errors})"
-        return End(EndReason.TARGET, text)
+        return End(EndReason.TARGET, f"{text} ({errors})")
     return _explored(state, settings)
 
 
-def models_on_target(state: CampaignState, settings: CampaignSettings) -> int:
-    """How many models in a row, up to the last, had the one before below the target on labels new to it."""
+def batches_on_target(state: CampaignState, settings: CampaignSettings) -> list[float]:
+    """Force RMSE, eV/Å, of batches of new labels that were below the target in a row, newest first.
+
+    A batch holds the labels that were new to one model, or to several in a row until there are enough of them: one label that
+    a model happens to be right about is no proof.
+    """
     target = settings.stop.target_force_eV_per_A
-    count = 0
+    least = min(SMALLEST_ROUND, settings.selection.batch)
+    errors: list[float] = []
+    labels, squares = 0, 0.0
     for model in reversed(state.models):
-        if target is None or model.fresh is None or not model.fresh.force_rmse < target:
+        if target is None or len(errors) >= settings.stop.consecutive:
             break
-        count += 1
-    return count
+        if model.fresh is None:
+            continue
+        labels += model.fresh.count
+        squares += model.fresh.count * model.fresh.force_rmse**2
+        if labels < least:
+            continue
+        error = math.sqrt(squares / labels)
+        if not error < target:
+            break
+        errors.append(error)
+        labels, squares = 0, 0.0
+    return errors
 
 
 def coverages(state: CampaignState, settings: CampaignSettings) -> dict[str, list[float]]:

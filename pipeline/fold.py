@@ -118,7 +118,9 @@ def _walked(state: CampaignState, event: Walked) -> CampaignState:
     explored = dict(state.explored)
     for system, found in event.found.items():
         explored[system] = _with(explored.get(system, Explored()), found)
-    state = replace(_held(state, event), walkers=state.walkers.insert(event.item, event), explored=explored)
+    state = replace(
+        _held(state, event), walkers=state.walkers.insert(event.item, event), explored=explored, legs=state.legs + 1
+    )
     return state if state.flow is not None else replace(state, walked=state.walked.plus(event))
 
 
@@ -160,13 +162,21 @@ def _trained(state: CampaignState, event: Trained | Rejected) -> CampaignState:
             models=state.models.plus(replace(event, history=())),
             unlearned=(),
             newest={**state.newest, **_newest(learned)},
-            cells=state.cells.plus({system: one.cells for system, one in state.explored.items()}),
         )
+        state = _mapped(state)
     if state.flow is None:
         return _next_round(state, barren=False)
     if isinstance(event, Rejected):
         return state
     return replace(state, explored=_settled(state), lost=(), recent=Rows(state.recent[-MOST_RECENT:]))
+
+
+def _mapped(state: CampaignState) -> CampaignState:
+    """With the cells visited up to now, once every batch has walked since they were noted last."""
+    if state.flow is not None and state.legs < state.flow.batches:
+        return state
+    cells = {system: one.cells for system, one in state.explored.items()}
+    return replace(state, cells=state.cells.plus(cells), legs=0)
 
 
 def _settled(state: CampaignState) -> dict[str, Explored]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import theilslopes
 
-from pipeline.ending import coverages, models_on_target
+from pipeline.ending import batches_on_target, coverages
 from pipeline.pace import History, Pace, pace_of
 from pipeline.settings.campaign import CampaignSettings
 from pipeline.settings.schedule import StreamingSchedule
@@ -138,7 +138,7 @@ def _target(state: CampaignState, settings: CampaignSettings, target: float, pac
     def unknown(why: str) -> Prospect:
         return Prospect(key=key, limit=target, present=present, unit=unit, left_s=None, why=why)
 
-    done, wanted = models_on_target(state, settings), settings.stop.consecutive
+    done, wanted = len(batches_on_target(state, settings)), settings.stop.consecutive
     if done >= wanted:
         return Prospect(key=key, limit=target, present=present, unit=unit, left_s=0.0, why="reached")
     if len(errors) < LEAST:

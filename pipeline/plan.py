@@ -76,15 +76,16 @@ def start_labels(state: CampaignState) -> tuple[Labelled, ...]:
 
 
 def fresh_labels(state: CampaignState) -> tuple[Labelled, ...]:
-    """Labels the running model has not seen, in the order of their numbers; none before the first model.
+    """Selected labels the running model has not seen, in the order of their numbers; none before the first model.
 
     With rounds those of the present one and those tried again in it, in a stream those gathered since; and what a model was
-    trained on that the gate refused.
+    trained on that the gate refused. Start structures are left out: that a model is right about them says little.
     """
     if not state.models:
         return ()
     present = () if state.flow is not None else state.round_labels
-    return tuple(sorted([*state.unlearned, *present], key=lambda row: row.number))
+    rows = [row for row in [*state.unlearned, *present] if row.round > 0]
+    return tuple(sorted(rows, key=lambda row: row.number))
 
 
 def walker_shares(state: CampaignState, settings: CampaignSettings) -> dict[str, float]:

@@ -6,7 +6,7 @@ computed in batches is computed in the same ones however many ranks there are.
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -148,8 +148,9 @@ def _choice(task: SelectTask, model: Model, dropped: Counter[str], ranks: Ranks)
     if found.spread.count == 0:
         return Choice([], 0, saved)
     if task.settings.kind in CONDITIONED:
-        waiting = list(itertools.chain.from_iterable(read_known(task.unlearned, task.in_flight, ALONE)))
-        features = given(features, kernel_rows(model, [waiting], len(waiting), True, BLOCK, None), task.sigma)
+        (waiting,) = _comparable(model, [itertools.chain(*read_known(task.unlearned, task.in_flight, ALONE))])
+        pending = kernel_rows(model, [waiting], len(waiting), True, BLOCK, None)
+        features = given(features, pending[comparable(pending)], task.sigma)
     device = str(model.device)
     method = Method(settings=task.settings, count=min(task.count, task.keep), seed=task.seed, device=device)
     if task.shares:
@@ -193,7 +194,7 @@ def _rows(
 ) -> tuple[Features, Features, BoolArray]:
     """What methods compare: rows of candidates and of known structures, both without those that are not finite, and which
     candidates have finite ones."""
-    wanted = known if task.settings.kind in NEEDS_KNOWN and found.spread.count else []
+    wanted = _comparable(model, known) if task.settings.kind in NEEDS_KNOWN and found.spread.count else []
     double = is_double(model, found.spread.count)
     zero = None if double else origin(model, wanted, ranks)
     batch = BLOCK * found.together
@@ -202,6 +203,12 @@ def _rows(
     reference = kernel_rows(model, wanted, sum(map(len, wanted)), double, batch, zero)
     sound = comparable(features)
     return features if sound.all() else features[sound], reference[comparable(reference)], sound
+
+
+def _comparable(model: Model, groups: Sequence[Iterable[Frame]]) -> list[list[Frame]]:
+    """Structures whose elements the model knows: of others it has no features, and no candidate is like them."""
+    elements = set(model.elements)
+    return [[frame for frame in group if elements.issuperset(frame.numbers.tolist())] for group in groups]
 
 
 def _told(order: Sequence[int], found: Survivors, ranks: Ranks) -> list[Candidate]:

@@ -90,7 +90,8 @@ class CampaignState:
         models: published ones, oldest first, without their training histories.
         versions: models published or given up; attempt: 1 while one is trained anew that the gate refused.
         walkers: of each batch its last leg, which names the shard with its walkers.
-        explored: per system, what walkers found; cells: the visited cells of each when each model came.
+        explored: per system, what walkers found; cells: the visited cells of each when models came, in a stream when every
+            batch had walked since the entry before; legs: of walkers since the last entry.
         barren: rounds in a row that brought no new label.
         lost: tasks whose worker was lost for good since the newest model, once for each time.
         core_s, gpu_s: core and GPU seconds that all tasks held.
@@ -128,6 +129,7 @@ class CampaignState:
     walkers: "HashTrieMap[int, Walked]" = field(default_factory=HashTrieMap)
     explored: dict[str, Explored] = field(default_factory=dict)
     cells: Rows[dict[str, int]] = field(default_factory=Rows)
+    legs: int = 0
     barren: int = 0
     lost: tuple[str, ...] = ()
     core_s: float = 0.0

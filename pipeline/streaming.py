@@ -151,13 +151,15 @@ def _initial_wanted(state: CampaignState, flow: Flow, settings: CampaignSettings
 
 
 def _can_begin(state: CampaignState, flow: Flow, settings: CampaignSettings) -> bool:
-    """Whether a first model can be trained: labels for every purpose, of every system unless the initial ones are complete."""
+    """Whether a first model can be trained: labels for every purpose; unless the initial ones are complete, half of them and
+    one of every system to train on."""
     if len({row.split for row in state.arrived}) < len(Split):
         return False
     if not flow.open and flow.asked >= _initial_wanted(state, flow, settings):
         return True
     enough = math.ceil(FIRST_SHARE * settings.labels.initial)
-    return len(state.arrived) >= enough and len(state.labelled_of) == len(settings.systems)
+    taught = {row.system for row in state.arrived if row.split is Split.TRAIN}
+    return len(state.arrived) >= enough and len(taught) == len(settings.systems)
 
 
 def _too_few(state: CampaignState) -> End:

@@ -23,7 +23,11 @@ class StopRule(Settings):
         description="stop when the force RMSE of the running model on freshly selected labels stays below this, eV/Å; "
         "null: budget only",
     )
-    consecutive: PositiveInt = Field(3, description="models in a row that must be below the target")
+    consecutive: PositiveInt = Field(
+        3,
+        description="batches of new labels in a row that must be below the target: those new to one model, or to several in a "
+        "row until they are 8 (or selection.batch)",
+    )
     coverage: CoverageStop | None = Field(
         None, description="stop when walkers find nothing new in the collective variables; null: go on"
     )

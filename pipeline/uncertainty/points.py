@@ -58,7 +58,14 @@ class Points:
         return type(self)(scores=self.scores[mask], groups=self.groups[mask], structures=self.structures[mask])
 
     def then(self, later: Self, keep: int) -> Self:
-        """These and later ones, of the last ``keep`` structures; structures are numbered from 0."""
+        """These and later ones, of the last ``keep`` structures; structures are numbered from 0.
+
+        Of more later ones than that, every so many: what was picked first, being worth most, would be missing otherwise.
+        """
+        newest = np.unique(later.structures)
+        if len(newest) > keep:
+            newest = newest[((np.arange(keep) + 0.5) * len(newest) / keep).astype(np.int64)]
+            later = later.where(np.isin(later.structures, newest))
         shift = int(self.structures.max()) + 1 if len(self) else 0
         numbers = np.concatenate([self.structures, later.structures + shift])
         known, numbers = np.unique(numbers, return_inverse=True)

@@ -1,5 +1,6 @@
 """Settings, frames and results made up for tests of the loop: numbers that depend on the task alone, no numerics."""
 
+import dataclasses
 import hashlib
 import random
 from collections.abc import Callable
@@ -226,7 +227,7 @@ def train(task: TrainTask) -> TrainResult:
         status=Status.DONE,
         reason="",
         file=FileRef(path=task.output, sha256=hashlib.sha256(data).hexdigest()),
-        fresh=scores if task.parent else None,
+        fresh=dataclasses.replace(scores, count=8) if task.parent else None,
         train=scores,
         validation=scores,
         factors=(made_up_factor("total", value=1.0, count=1), made_up_factor("atomic", value=2.0, count=4)),

@@ -235,7 +235,7 @@ class MadeUpStream:
 
     def _train(self, request: Request) -> Trained | Rejected:
         same = {"time": 0.0, "round": request.round, "version": request.item, "timing": TIMING, "epochs": 1}
-        scores = replace(SCORES, force_rmse=self.error / request.item) if self.state.models else None
+        scores = replace(SCORES, count=8, force_rmse=self.error / request.item) if self.state.models else None
         if self.state.models and self.random.random() < self.refusing:
             return Rejected(**same, attempt=request.leg, gate=REPORT, fresh=scores, gpu_s=5.0)
         return Trained(
