@@ -18,7 +18,7 @@ from pipeline.initial import digest_of, starts_in_turn
 from pipeline.ledger import Ledger
 from pipeline.lock import DriverLock
 from pipeline.settings.campaign import CampaignSettings
-from pipeline.settings.changes import refused_changes, science_digest
+from pipeline.settings.changes import RESUMABLE, refused_changes, science_digest
 from pipeline.settings.loading import dump_settings
 from pipeline.state import CampaignState
 from pipeline.steps import Steps
@@ -36,11 +36,13 @@ class Campaign:
         store: its directory.
         settings: in force from now on.
         starts: different start structures, one of each system in turn.
+        is_new: whether this process has just made it; it may wait in a queue between being made and being run.
     """
 
     store: Store
     settings: CampaignSettings
     starts: tuple[Frame, ...]
+    is_new: bool = False
 
     @classmethod
     def create_or_open(cls, settings: CampaignSettings, systems: Systems, directory: Path) -> "Campaign":
@@ -69,7 +71,7 @@ class Campaign:
             versions=_versions(),
         )
         store = Store.create(directory, settings_yaml=dump_settings(settings), first=created)
-        return cls(store, settings, starts)
+        return cls(store, settings, starts, is_new=True)
 
     def run(
         self,
@@ -102,7 +104,7 @@ class Campaign:
                 session = f"{os.getpid()}-{time.time_ns()}"
                 books = Ledger(self.store, self.settings, self.starts, log, session)
                 driver = Driver(self.store.root, self.settings, books, steps, state, on_event)
-                return driver.run(stop_requested, leave_requested, resumes=log.next_sequence > 1)
+                return driver.run(stop_requested, leave_requested, resumes=not self.is_new or log.next_sequence > 1)
             finally:
                 log.close()
 
@@ -120,7 +122,7 @@ def _check_same(state: CampaignState, settings: CampaignSettings, starts: tuple[
         listing = "\n".join(f"  {line}" for line in problems)
         raise SettingsError(
             f"{where}: this campaign was begun with other settings:\n{listing}",
-            "Only labels.budget, stop and site may change. Undo the changes, or give a new directory.",
+            f"Only these may change: {', '.join(RESUMABLE)}. Undo the changes, or give a new directory.",
         )
     if digest_of(starts) != state.created.structures:
         raise SettingsError(

@@ -47,6 +47,10 @@ LATER_S = 15.0
 ROOM_S = 2.0
 """How often a full disk is tried again, seconds."""
 
+REACHED = (EndReason.TARGET, EndReason.COVERAGE, EndReason.BUDGET)
+"""Ends that nothing under way can undo."""
+PAID = (Work.LABEL, Work.TRAIN)
+"""Work that is waited for."""
 OUT_OF_TIME = (EndReason.MAX_WALL, EndReason.MAX_CPU, EndReason.MAX_GPU)
 """Ends that do not wait long for what is in flight."""
 
@@ -211,6 +215,8 @@ class Driver:
         """Whether tasks in flight had their time after the end was known: they may wait in the machine's queue for hours."""
         failure = self.state.failure
         # labels may take long and are dear: after a failure they are waited for
+        if end.reason in REACHED:  # what walks and selections still bring is not needed
+            return not any(job.request.work in PAID for job in self.running.values())
         if end.reason not in OUT_OF_TIME and (failure is None or failure.work is Work.LABEL):
             return False
         now = self.clock.monotonic()

@@ -62,8 +62,9 @@ class Flow:
         numbers: labels asked for in the whole campaign, each counted once.
         initial_failed: of the start structures, those that failed.
         pending: whether labels are gathered that no model has been trained on; training: whether one is.
-        legs: of walkers since a selection was asked for; reading_legs: those whose candidates the present one sees.
-        barren: legs whose candidates were looked at since a selection last picked something.
+        segments: of walkers that ended since a selection was asked for, with the newest model; reading_segments: those whose
+            candidates the present selection sees.
+        barren: those whose candidates were looked at since a selection last picked something.
         saved: candidates that waited for a label and needed none when a newer model had come.
     """
 
@@ -84,8 +85,8 @@ class Flow:
     initial_failed: int = 0
     pending: bool = False
     training: bool = False
-    legs: int = 0
-    reading_legs: int = 0
+    segments: int = 0
+    reading_segments: int = 0
     barren: int = 0
     saved: int = 0
 
@@ -115,8 +116,8 @@ class Flow:
 
     @property
     def fruitless(self) -> int:
-        """Legs of walkers in a row that brought nothing worth a label, up to the last."""
-        return 0 if self.fresh_count or self.reading_count else self.barren + self.legs
+        """Segments of walkers in a row that brought nothing worth a label, up to the last."""
+        return 0 if self.fresh_count or self.reading_count else self.barren + self.segments
 
     @property
     def selections(self) -> int:
@@ -133,8 +134,8 @@ def resumed(flow: Flow) -> Flow:
         fresh_count=flow.reading_count + flow.fresh_count,
         reading=(),
         reading_count=0,
-        legs=flow.reading_legs + flow.legs,
-        reading_legs=0,
+        segments=0,
+        reading_segments=0,
         barren=0,
         selecting=None,
         overtaken=False,
@@ -160,7 +161,7 @@ def flowed(flow: Flow, event: Event, retries: Mapping[Place, Open]) -> Flow:
                 idle=(*flow.idle, event.item),
                 fresh=(*flow.fresh, event.candidates) if event.count else flow.fresh,
                 fresh_count=flow.fresh_count + event.count,
-                legs=flow.legs + 1,
+                segments=flow.segments + (event.steps_left == 0),
             )
         case Selected():
             return _selected(flow, event)
@@ -172,7 +173,16 @@ def flowed(flow: Flow, event: Event, retries: Mapping[Place, Open]) -> Flow:
         case Gathered():
             return replace(flow, pending=True)
         case Trained():
-            return replace(flow, pending=False, training=False, overtaken=flow.selecting is not None)
+            # what is not worth a label to one model may be to the next
+            return replace(
+                flow,
+                pending=False,
+                training=False,
+                overtaken=flow.selecting is not None,
+                segments=0,
+                reading_segments=0,
+                barren=0,
+            )
         case Rejected():
             return replace(flow, pending=event.attempt == 0, training=False)
         case TaskLost():
@@ -194,10 +204,10 @@ def _asked(flow: Flow, event: Submitted, retries: Mapping[Place, Open]) -> Flow:
                 is_late=False,
                 reading=flow.fresh,
                 reading_count=flow.fresh_count,
-                reading_legs=flow.legs,
+                reading_segments=flow.segments,
                 fresh=(),
                 fresh_count=0,
-                legs=0,
+                segments=0,
             )
         case Work.TRAIN:
             return replace(flow, training=True)
@@ -236,8 +246,8 @@ def _selected(flow: Flow, event: Selected) -> Flow:
         is_late=flow.overtaken,
         reading=(),
         reading_count=0,
-        reading_legs=0,
-        barren=0 if event.count else flow.barren + flow.reading_legs,
+        reading_segments=0,
+        barren=0 if event.count else flow.barren + flow.reading_segments,
         saved=flow.saved + event.saved,
     )
 
@@ -255,8 +265,8 @@ def _lost(flow: Flow, request: Request) -> Flow:
                 fresh_count=flow.reading_count + flow.fresh_count,
                 reading=(),
                 reading_count=0,
-                legs=flow.reading_legs + flow.legs,
-                reading_legs=0,
+                segments=flow.reading_segments + flow.segments,
+                reading_segments=0,
             )
         case Work.TRAIN:
             return replace(flow, training=False)

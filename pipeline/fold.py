@@ -52,6 +52,8 @@ def begin(event: Event) -> CampaignState:
 
 def apply(state: CampaignState, event: Event) -> CampaignState:
     """The state after one more event."""
+    if isinstance(event, Requeued):  # written while no driver runs: that time is nobody's
+        return _changed(state, event)
     return replace(_changed(state, event), last_time=max(state.last_time, event.time))
 
 
@@ -161,7 +163,7 @@ def _trained(state: CampaignState, event: Trained | Rejected) -> CampaignState:
             # histories have a row per epoch, and nothing that is decided needs them
             models=state.models.plus(replace(event, history=())),
             unlearned=(),
-            newest={**state.newest, **_newest(learned)},
+            newest={**state.newest, **_newest(_starts(state, learned))},
         )
         state = _mapped(state)
     if state.flow is None:
@@ -169,6 +171,12 @@ def _trained(state: CampaignState, event: Trained | Rejected) -> CampaignState:
     if isinstance(event, Rejected):
         return state
     return replace(state, explored=_settled(state), lost=(), recent=Rows(state.recent[-MOST_RECENT:]))
+
+
+def _starts(state: CampaignState, learned: Iterable[Labelled]) -> list[Labelled]:
+    """Labels that walkers may start from: a stream learns few at a time, so earlier ones stay among them."""
+    earlier = [] if state.flow is None else [row for rows in state.newest.values() for row in rows]
+    return [*earlier, *learned]
 
 
 def _mapped(state: CampaignState) -> CampaignState:
@@ -224,7 +232,7 @@ def _labelled(state: CampaignState, event: Labelled) -> CampaignState:
     known = replace(
         state,
         labelled=state.labelled + 1,
-        labelled_of={**state.labelled_of, event.system: state.labelled_of.get(event.system, 0) + 1},
+        labelled_of=_counted(state.labelled_of, event.system, 1),
         recent=state.recent.plus(None),
         reference=state.reference or event.reference,
         retries=_without(state.retries, event),
@@ -238,6 +246,7 @@ def _label_failed(state: CampaignState, event: LabelFailed) -> CampaignState:
     known = replace(
         state,
         failed=state.failed + 1,
+        failed_of=_counted(state.failed_of, event.system, 1),
         recent=state.recent.plus(event),
         retries=_without(state.retries, event),
     )
@@ -260,6 +269,8 @@ def _requeued(state: CampaignState, event: Requeued) -> CampaignState:
         for failure, picks in zip(event.failures, event.picks, strict=True)
         if state.retry_of(*_place(failure)) is None
     )
+    for retry in new:
+        state = replace(state, failed_of=_counted(state.failed_of, retry.failure.system, -1))
     if state.flow is not None:
         return replace(state, retries=(*state.retries, *new), failed=state.failed - len(new), lost=())
     items = frozenset(retry.failure.item for retry in new if retry.failure.round == state.round)
@@ -275,6 +286,10 @@ def _requeued(state: CampaignState, event: Requeued) -> CampaignState:
         learned=sum(row.count for row in gathered),
         lost=(),
     )
+
+
+def _counted(counts: dict[str, int], system: str, more: int) -> dict[str, int]:
+    return {**counts, system: counts.get(system, 0) + more}
 
 
 def _place(event: Labelled | LabelFailed) -> Place:

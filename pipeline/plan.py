@@ -66,7 +66,7 @@ def conditions_of(item: int, settings: CampaignSettings) -> list[tuple[float, fl
 
 
 def start_labels(state: CampaignState) -> tuple[Labelled, ...]:
-    """Labels that new walkers start from: for every system its newest ones (Zaverkin et al. 2024), from one training.
+    """Labels that new walkers start from: for every system its newest ones (Zaverkin et al. 2024).
 
     In the order of their numbers; at most 64 in all, but at least one per system.
     """

@@ -80,11 +80,11 @@ class CampaignState:
         retries: quarantined labels, of any round, that are to be tried again.
         retried: items of the present round that were ever tried again.
         adopted: labels of earlier rounds that succeeded at last in the present one, whose data they join.
-        labelled, failed: how many there are of both in the whole campaign; labelled_of: the former per system.
+        labelled, failed: how many there are of both in the whole campaign; labelled_of, failed_of: the same per system.
         recent: labels that came since the last resume, in their order: the failure, or None for a good one.
         reference: digest of the level of theory, fixed by the first label; empty before.
         first_number: number of the present round's first label: all asked for in earlier rounds.
-        newest: system -> its newest labels that a model knows, all of one training, at most 64, by number.
+        newest: system -> its newest labels that a model knows, at most 64, by number; with rounds all of one training.
         gathered: one shard per round or training that has all its labels, oldest first; learned: labels in them.
         unlearned: gathered labels that the running model does not know.
         models: published ones, oldest first, without their training histories.
@@ -116,6 +116,7 @@ class CampaignState:
     labelled: int = 0
     labelled_of: dict[str, int] = field(default_factory=dict)
     failed: int = 0
+    failed_of: dict[str, int] = field(default_factory=dict)
     recent: Rows[LabelFailed | None] = field(default_factory=Rows)
     reference: str = ""
     first_number: int = 0

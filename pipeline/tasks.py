@@ -173,7 +173,7 @@ class TaskMaker:
         return FrameRows(file=self._store.absolute(rows.file), rows=rows.rows)
 
     def _in_flight(self, state: CampaignState) -> tuple[FrameRows, ...]:
-        """Candidates whose labels were asked for and have not come, by the shard they were picked in."""
+        """Candidates whose labels were asked for and have not come, by the shard they were picked in; no start structures."""
         if state.flow is None:
             return ()
         rows: dict[FileRef, list[int]] = {}
@@ -186,7 +186,11 @@ class TaskMaker:
         """Labels of each system, those in flight included; empty where nobody gave shares."""
         if not self._settings.shares:
             return {}
-        counts = Counter(state.labelled_of)
+        # whose labels fail has had its turn too: it would have every turn otherwise
+        counts = Counter(state.labelled_of) + Counter(state.failed_of)
+        if state.flow is not None:
+            starts = [item for (number, item), label in state.flow.open.items() if number == 0 and label.picks is None]
+            counts.update(self._starts[item % len(self._starts)].system for item in starts)
         for part in in_flight:
             candidates = read_candidates(part.file)
             counts.update(candidates[row].frame.system for row in part.rows)

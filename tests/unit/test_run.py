@@ -153,7 +153,7 @@ def test_other_science_is_refused_with_the_changed_keys(copy: Path) -> None:
     message = refused(copy, "run", str(copy / "campaign.yaml"), "--set", "walkers.bias.tau=0", "--set", "seed=4")
     assert "walkers.bias.tau: was 0.25, is 0.0" in message
     assert "seed: was 3, is 4" in message
-    assert "Only labels.budget, stop and site may change" in message
+    assert "Only these may change: labels.budget" in message
 
 
 def test_other_structures_are_refused(copy: Path) -> None:
