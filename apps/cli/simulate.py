@@ -18,16 +18,19 @@ from pipeline.errors import SettingsError
 from pipeline.events import Event, LabelFailed, Labelled
 from pipeline.intake import open_campaign
 from pipeline.settings.campaign import CampaignSettings
+from pipeline.settings.loading import read_draft
 from pipeline.simulation.campaign import Report
 from pipeline.simulation.campaign import simulate as simulated
 from pipeline.simulation.durations import Around, Durations, EvenSegments, means, stored
-from pipeline.simulation.measured import measured
+from pipeline.simulation.measured import MeasuredSegments, measured
 from pipeline.simulation.sizing import Machine, Sized, best_split, machine_of, one_more, sized, unit_of
 from pipeline.store import Store
 
 ERRORS = Console(stderr=True, highlight=False, soft_wrap=True)
-QUICK_S = 20.0
+QUICK_S = 5.0
 """What one more node brings is simulated as well where a simulation takes no longer than this, seconds."""
+LEAST_S = 0.001
+"""Tasks that take no time at all have no pace."""
 LEAST_SHARE = 0.005
 """Reasons that cost less of the time of their workers are left out."""
 MOST_REASONS = 6
@@ -55,24 +58,24 @@ def simulate(
     source: Annotated[
         Path | None, typer.Option("--from", metavar="DIR", help="campaign directory whose durations are taken")
     ] = None,
-    label_s: Annotated[float | None, typer.Option("--label-seconds", min=0.0, help="seconds of a label")] = None,
+    label_s: Annotated[float | None, typer.Option("--label-seconds", min=LEAST_S, help="seconds of a label")] = None,
     walk_s: Annotated[
-        float | None, typer.Option("--walk-seconds", min=0.0, help="seconds of a segment of a batch of walkers")
+        float | None, typer.Option("--walk-seconds", min=LEAST_S, help="seconds of a segment of a batch of walkers")
     ] = None,
-    train_s: Annotated[float | None, typer.Option("--train-seconds", min=0.0, help="seconds of a training")] = None,
+    train_s: Annotated[float | None, typer.Option("--train-seconds", min=LEAST_S, help="seconds of a training")] = None,
     queue_s: Annotated[
         float | None, typer.Option("--queue-seconds", min=0.0, help="seconds a job waits in the machine's queue")
     ] = None,
     labels: Annotated[int | None, typer.Option("--labels", min=1, help="the same as --set labels.budget=…")] = None,
     schedule: Annotated[
-        str | None, typer.Option("--schedule", metavar="rounds|streaming", help="the same as --set schedule=…")
+        str | None, typer.Option("--schedule", metavar="rounds|streaming", help="unless the campaign has it already")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="the same as --set seed=…")] = None,
 ) -> None:
     """Simulate a campaign: how long, how many node hours, and what limits it. Runs nothing."""
-    short = {"labels.budget": labels, "schedule": schedule, "seed": seed}
+    short = {"labels.budget": labels, "seed": seed}
     texts = [*(overrides or ()), *(f"{key}={value}" for key, value in short.items() if value is not None)]
-    settings = open_campaign(campaign, texts, site, SITES).settings
+    settings = open_campaign(campaign, _scheduled(campaign, texts, site, schedule), site, SITES).settings
     given = _Given(label=label_s, walk=walk_s, train=train_s, queue=queue_s)
     durations = _durations(settings, source, given)
     with _progress() as tell:
@@ -111,6 +114,20 @@ class _Follow:
                 self._tell(f"simulated {self._count} of {self._budget} labels, {duration(event.time)}")
 
 
+def _scheduled(campaign: Path, texts: list[str], site: str | None, schedule: str | None) -> list[str]:
+    """Overrides with which a campaign has a schedule; where it has it already, all of its keys stay.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    if schedule is None:
+        return texts
+    override, found = f"schedule={{kind: {schedule}}}", read_draft(campaign, texts, site=site, library=SITES).settings
+    if found is None:  # other overrides may be of keys that only the new schedule has
+        return [override, *texts]
+    return texts if found.schedule.kind == schedule else [*texts, override]
+
+
 def _durations(settings: CampaignSettings, source: Path | None, given: _Given) -> Durations:
     """Measured or published durations, and those that were given instead.
 
@@ -122,8 +139,11 @@ def _durations(settings: CampaignSettings, source: Path | None, given: _Given) -
     if given.label is not None:
         found = dataclasses.replace(found, label=Around(mean_s=given.label))
     if given.walk is not None:
-        segments = EvenSegments(seconds=Around(mean_s=given.walk), candidates=stored(settings))
-        found = dataclasses.replace(found, walk=segments)
+        if isinstance(found.walk, MeasuredSegments):  # what they find was measured all the same
+            found = dataclasses.replace(found, walk=found.walk.lasting(given.walk))
+        else:
+            even = EvenSegments(seconds=Around(mean_s=given.walk), candidates=stored(settings))
+            found = dataclasses.replace(found, walk=even)
     if given.train is not None:
         found = dataclasses.replace(found, train=Around(mean_s=given.train))
     if given.queue is not None:
@@ -163,14 +183,14 @@ def _machine(
 def _more(settings: CampaignSettings, report: Report, durations: Durations) -> list[str]:
     """What one more job of each kind would bring."""
     lines, now = [], machine_of(settings)
-    for kind in ("walk", "label"):
-        if (found := one_more(settings, report, durations, kind)) is not None:
-            machine, saved_s = found
-            count = machine.walk - now.walk + machine.label - now.label
-            unit = unit_of(settings).removesuffix("s" if count == 1 else "")
-            effect = f"saves {duration(saved_s)}" if saved_s > 0 else "saves nothing"
-            share = f" ({saved_s / report.wall_s:.1%})" if saved_s > 0 else ""
-            lines.append(f"{count} more {kind} {unit} {effect}{share}")
+    for kind, saving in one_more(settings, report, durations).items():
+        count = saving.machine.walk - now.walk + saving.machine.label - now.label
+        unit = unit_of(settings).removesuffix("s" if count == 1 else "")
+        effect = "saves nothing beyond chance" if saving.is_chance else "saves nothing"
+        if saving.mean_s > 0 and not saving.is_chance:
+            share, error = saving.mean_s / report.wall_s, saving.error_s / report.wall_s
+            effect = f"saves {duration(saving.mean_s)} ({share:.1%} ± {error:.1%})"
+        lines.append(f"{count} more {kind} {unit} {effect}")
     return lines
 
 

@@ -40,16 +40,18 @@ class SimulatedBooks:
     Args:
         settings: of the campaign.
         durations: how long tasks take and what they bring.
-        random: where chance comes from.
+        seed: each task has its own random numbers, from this and its name: campaigns on machines that differ share them.
 
     Attributes:
+        lost: how often a worker was lost with a task, by its name.
         counts: events by their kind.
         segments: of each batch of walkers the present segment, and how much of it is over, 0 to 1.
     """
 
     settings: CampaignSettings
     durations: Durations
-    random: Random
+    seed: int
+    lost: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     segments: dict[int, tuple[Segment, float]] = field(default_factory=dict)
     _shares: dict[Work, Share] = field(init=False)
@@ -88,14 +90,17 @@ class SimulatedBooks:
         """There is always room."""
 
     def _made(self, request: Request, state: CampaignState) -> MadeUpTask:
-        durations, random, learned = self.durations, self.random, known_labels(state)
+        durations, learned, name = self.durations, known_labels(state), request.name
+        random = Random(f"{self.seed} {name} {self.lost[name]}")  # another try is not lost as the one before
         version = state.models[-1].version if state.models else 0
         fate = Fate.LOST if durations.lost and random.random() < durations.lost else Fate.DONE
+        if fate is Fate.LOST:
+            self.lost[name] += 1
         match request.work:
             case Work.WALK:
-                return self._walk(request, learned, version, fate)
+                return self._walk(request, learned, version, fate, random)
             case Work.SELECT:
-                return self._select(request, state, version, fate)
+                return self._select(request, state, version, fate, random)
             case Work.LABEL:
                 if fate is Fate.DONE and durations.failed and random.random() < durations.failed:
                     fate = Fate.FAILED
@@ -109,9 +114,9 @@ class SimulatedBooks:
                 seconds = durations.train.seconds(random, labels=state.learned, epochs=epochs)
                 return MadeUpTask(request=request, seconds=seconds, fate=fate, version=request.item)
 
-    def _walk(self, request: Request, learned: int, version: int, fate: Fate) -> MadeUpTask:
+    def _walk(self, request: Request, learned: int, version: int, fate: Fate, random: Random) -> MadeUpTask:
         if not request.leg:
-            self.segments[request.item] = self.durations.walk.draw(self.random, learned), 0.0
+            self.segments[request.item] = self.durations.walk.draw(random, learned), 0.0
         segment, over = self.segments[request.item]
         left_s = (1.0 - over) * segment.seconds
         leg_s = min(left_s, self.settings.site.walk_task_s)
@@ -121,7 +126,7 @@ class SimulatedBooks:
             request=request, seconds=leg_s, fate=fate, version=version, candidates=after - before, part=part
         )
 
-    def _select(self, request: Request, state: CampaignState, version: int, fate: Fate) -> MadeUpTask:
+    def _select(self, request: Request, state: CampaignState, version: int, fate: Fate, random: Random) -> MadeUpTask:
         flow = state.flow
         if flow is None:
             candidates, left, waiting = sum(walk.count for walk in state.walked), 0, 0
@@ -133,8 +138,8 @@ class SimulatedBooks:
         learned = known_labels(state)
         return MadeUpTask(
             request=request,
-            seconds=self.durations.select.seconds(self.random, labels=learned, epochs=0),
-            known=self.durations.known.draw(self.random, learned),
+            seconds=self.durations.select.seconds(random, labels=learned, epochs=0),
+            known=self.durations.known.draw(random, learned),
             fate=fate,
             version=version,
             candidates=candidates,
@@ -234,8 +239,9 @@ class SimulatedBooks:
         )
 
     def _selected(self, task: MadeUpTask, timing: Timing, core_s: float, gpu_s: float, now: float) -> Selected:
-        known = _part(task.known, task.candidates, self.random)
-        stale = _part(self.durations.stale, task.left, self.random)
+        random = Random(f"{self.seed} {task.request.name} dropped")
+        known = _part(task.known, task.candidates, random)
+        stale = _part(self.durations.stale, task.left, random)
         worth = task.candidates - known + task.left - stale
         kept = min(worth, task.keep)
         return Selected(

@@ -134,7 +134,7 @@ def simulate(
     schedule = settings.schedule
     patience_s = min(LATE_S, schedule.train_wait_s / 20) if isinstance(schedule, StreamingSchedule) else LATE_S
     clock = VirtualClock(max(POLL_S, patience_s))
-    books = SimulatedBooks(settings, durations, Random(settings.seed))
+    books = SimulatedBooks(settings, durations, settings.seed)
     steps = SimulatedSteps(settings.site, clock, durations, Random(settings.seed + 1))
     created = Created(
         time=0.0, schema=SCHEMA, settings=settings.model_dump(mode="json"), digest="", structures="", versions={}

@@ -225,7 +225,8 @@ class SimulatedSteps:
         self._routes = {work: label for work, label in routes_of(self.site).items()}
         self.pools = {}
         for shape in shapes_of(self.site):
-            pool = Pool(shape, self.clock, lambda: self.durations.queue_wait.seconds(self.random))
+            own = Random(self.random.getrandbits(64))
+            pool = Pool(shape, self.clock, lambda own=own: self.durations.queue_wait.seconds(own))  # type: ignore[misc]
             pool.on_free = lambda pool=pool: self._begin(pool)  # type: ignore[misc]
             self.pools[shape.label] = pool
 

@@ -24,6 +24,7 @@ from pipeline.fold import apply, begin
 from pipeline.records import Timing
 from pipeline.requests import Request
 from pipeline.settings.campaign import CampaignSettings
+from pipeline.settings.site import SlurmSite
 from pipeline.simulation.durations import (
     KNOWN,
     SELECT_S,
@@ -54,6 +55,12 @@ class MeasuredSegments:
     def draw(self, random: Random, labels: int) -> Segment:
         """One that was measured with a model of about so many labels."""
         return self.measured.draw(random, labels)
+
+    def lasting(self, mean_s: float) -> "MeasuredSegments":
+        """With other seconds, of this mean, and the candidates that were found."""
+        longer = mean_s / fmean(one.seconds for one in self.measured.values)
+        values = tuple(Segment(longer * one.seconds, one.candidates) for one in self.measured.values)
+        return MeasuredSegments(measured=Near(labels=self.measured.labels, values=values))
 
 
 @dataclass(slots=True)
@@ -178,6 +185,7 @@ def measured(store: Store, settings: CampaignSettings) -> Durations:
             f"--from {store.root}: it has no finished {' and no finished '.join(missing)} yet.",
             "Wait for its second model, or leave --from out and give --label-seconds, --walk-seconds and --train-seconds.",
         )
+    in_jobs = isinstance(theirs.site, SlurmSite)
     longer = settings.walkers.segment_steps / theirs.walkers.segment_steps
     more = stored(settings) / stored(theirs)
     segments = [(labels, Segment(longer * one.seconds, round(more * one.candidates))) for labels, one in tally.segments]
@@ -197,12 +205,13 @@ def measured(store: Store, settings: CampaignSettings) -> Durations:
         ),
         handling={
             work: Handling(
-                first_s=fmean(tally.firsts[work] or [0.0]),
-                start_s=fmean(tally.starts[work] or [0.0]),
-                report_s=fmean(tally.reports[work] or [0.0]),
+                first_s=_mean((tally.starts if in_jobs else tally.firsts)[work]),
+                start_s=_mean(tally.starts[work]),
+                report_s=_mean(tally.reports[work]),
             )
             for work in Work
         },
+        queue_wait=Around(mean_s=_queue_wait_s(tally) if in_jobs and isinstance(settings.site, SlurmSite) else 0.0),
         known=_near(known) if known else always(KNOWN),
         stale=stale,
         failed=_share(tally.counts["failed"], tally.counts["labels"]),
@@ -210,6 +219,16 @@ def measured(store: Store, settings: CampaignSettings) -> Durations:
         rejected=_near(tally.judged) if tally.judged else always(0.0),
         source=f"measured in {store.root}",
     )
+
+
+def _queue_wait_s(tally: _Tally) -> float:
+    """Of batch jobs: what their workers waited for the first task, beyond what they wait for others."""
+    waits = [max(0.0, first - _mean(tally.starts[work])) for work in Work for first in tally.firsts[work]]
+    return _mean(waits)
+
+
+def _mean(seconds: list[float]) -> float:
+    return fmean(seconds) if seconds else 0.0
 
 
 def known_labels(state: CampaignState) -> int:

@@ -1,9 +1,10 @@
 """The machine of a simulation: more or fewer nodes, shared out between walkers and labels."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from statistics import fmean
+from statistics import fmean, stdev
 
 from pipeline.errors import SettingsError
 from pipeline.estimate import labels_by_round
@@ -18,10 +19,15 @@ SHORT = 20
 """Labels per slot of the campaigns that splits are compared with."""
 MOST_LABELS = 4000
 """Labels of these campaigns, at most, unless there are more slots."""
+KINDS = ("walk", "label")
 TURNS = 6
 """How often the range of splits is narrowed down."""
 BEGINNING = 50
 """Labels that are simulated at least."""
+SEEDS = 3
+"""Simulations that machines are compared by."""
+CERTAIN = 2.0
+"""Standard errors beyond which a difference is more than chance."""
 ROUNDS = 5
 """Rounds that are simulated at least."""
 
@@ -112,9 +118,9 @@ def best_split(
         """Time, and idle share of the worse kind where times are the same."""
         if place not in known:
             tell(f"{splits[place].walk} + {splits[place].label} {unit_of(settings)}")
-            report = simulate(sized(short, splits[place]).settings, durations)
-            busy = [one.busy for one in report.workers if one.label in ("walk", "label")]
-            known[place] = report.wall_s, 1.0 - min(busy, default=1.0)
+            reports = [simulate(one, durations) for one in _seeded(sized(short, splits[place]).settings)]
+            busy = [min((one.busy for one in report.workers if one.label in KINDS), default=1.0) for report in reports]
+            known[place] = fmean(report.wall_s for report in reports), 1.0 - fmean(busy)
         return known[place]
 
     best = min(range(len(splits)), key=lambda place: abs(splits[place].walk - _balanced(settings, total, durations)))
@@ -126,22 +132,50 @@ def best_split(
     return splits[best]
 
 
-def one_more(
-    settings: CampaignSettings, report: Report, durations: Durations, kind: str
-) -> tuple[Machine, float] | None:
-    """One more job of walkers or of labels, and the seconds it saves; None on a site with one slot.
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """What another machine saves, from campaigns that share their random numbers.
+
+    Attributes:
+        machine: the other one.
+        mean_s: wall time saved, seconds.
+        error_s: its standard error.
+    """
+
+    machine: Machine
+    mean_s: float
+    error_s: float
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether it may as well be none."""
+        return abs(self.mean_s) <= CERTAIN * self.error_s
+
+
+def one_more(settings: CampaignSettings, report: Report, durations: Durations) -> dict[str, Saving]:
+    """What one more job of walkers, or of labels, saves; empty on a site with one slot.
 
     Args:
         settings: of the campaign.
         report: of its simulation.
         durations: of its tasks.
-        kind: ``walk`` or ``label``.
     """
     if isinstance(settings.site, InlineSite):
-        return None
+        return {}
     now, step = machine_of(settings), steps_of(settings)
-    more = Machine(now.walk + step.walk, now.label) if kind == "walk" else Machine(now.walk, now.label + step.label)
-    return more, report.wall_s - simulate(sized(settings, more).settings, durations).wall_s
+    walls_s = [report.wall_s, *(simulate(one, durations).wall_s for one in _seeded(settings)[1:])]
+    found = {}
+    for kind, more in zip(KINDS, (Machine(step.walk, 0), Machine(0, step.label)), strict=True):
+        machine = Machine(now.walk + more.walk, now.label + more.label)
+        others = _seeded(sized(settings, machine).settings)
+        saved = [wall_s - simulate(one, durations).wall_s for wall_s, one in zip(walls_s, others, strict=True)]
+        found[kind] = Saving(machine, fmean(saved), stdev(saved) / math.sqrt(len(saved)))
+    return found
+
+
+def _seeded(settings: CampaignSettings) -> list[CampaignSettings]:
+    """The campaign with its own random numbers, and with others."""
+    return [settings.model_copy(update={"seed": settings.seed + more}) for more in range(SEEDS)]
 
 
 def _jobs(kind: str, job: Allocation, nodes: int) -> Allocation:

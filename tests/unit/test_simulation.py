@@ -4,6 +4,7 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from dataclasses import replace
+from pathlib import Path
 from queue import SimpleQueue
 from random import Random
 from statistics import fmean
@@ -13,14 +14,15 @@ from fabricated import MadeUpSteps, settings, systems
 from typer.testing import CliRunner
 
 from apps.cli.application import application
+from apps.cli.simulate import _scheduled
 from pipeline.campaign import Campaign
 from pipeline.errors import SettingsError
 from pipeline.estimate import Costs
 from pipeline.events import EndReason, Idled, LabelFailed, Labelled, Submitted, TaskLost, Trained, Walked, Work
 from pipeline.simulation.campaign import simulate
 from pipeline.simulation.clock import VirtualClock
-from pipeline.simulation.durations import Around, Durations, EvenSegments, Handling, Near, always
-from pipeline.simulation.measured import measured
+from pipeline.simulation.durations import Around, Durations, EvenSegments, Handling, Near, Segment, always
+from pipeline.simulation.measured import MeasuredSegments, measured
 from pipeline.simulation.sizing import Machine, best_split, machine_of, one_more, sized
 
 EXACT = Durations(
@@ -264,9 +266,28 @@ def test_one_more_of_what_limits_saves_time():
     walk = EvenSegments(seconds=Around(mean_s=100.0), candidates=100)
     durations = replace(EXACT, walk=walk, train=quick, select=quick)
     report = simulate(chosen, durations)
-    saved = one_more(chosen, report, durations, "label")
-    assert saved is not None
-    assert saved[1] == pytest.approx(report.wall_s / 4, rel=0.3)
+    saved = one_more(chosen, report, durations)
+    assert saved["label"].mean_s == pytest.approx(report.wall_s / 4, rel=0.3)
+    assert not saved["label"].is_chance
+    assert saved["walk"].mean_s < 0.2 * saved["label"].mean_s
+    assert one_more(settings(), report, durations) == {}
+
+
+def test_a_task_takes_as_long_on_another_machine():
+    chosen = settings(schedule="streaming", site=LOCAL, labels__budget=60)
+    larger = sized(chosen, Machine(2, 4)).settings
+    durations = replace(SPREAD, lost=0.0, rejected=always(0.0))
+    runs = [events_of(one, durations)[0] for one in (chosen, larger)]
+    few, many = ({e.identity: e.timing.wall_s for e in run if isinstance(e, Labelled)} for run in runs)
+    both = few.keys() & many.keys()
+    assert len(both) > 20  # others have other names: what a selection holds depends on when it was
+    assert all(few[name] == pytest.approx(many[name]) for name in both)
+
+
+def test_given_seconds_of_walks_leave_the_measured_candidates():
+    values = (Segment(10.0, 3), Segment(30.0, 5))
+    found = MeasuredSegments(measured=Near(labels=(0, 1), values=values)).lasting(40.0)
+    assert found.measured.values == (Segment(20.0, 3), Segment(60.0, 5))
 
 
 def test_the_clock_jumps_to_what_happens_and_keeps_short_waits():
@@ -293,6 +314,40 @@ def test_the_command_says_how_long_and_what_to_set(tmp_path):
     assert "more label slot" in done.output
     wrong = CliRunner().invoke(application, ["simulate", file, "--nodes", "5", "--walk-nodes", "5"])
     assert wrong.exit_code == 2
+    for option in ("--walk-seconds", "--label-seconds"):
+        nothing = CliRunner().invoke(application, ["simulate", file, "--nodes", "5", option, "0"])
+        assert nothing.exit_code == 2
+        assert option in nothing.output
+
+
+def test_a_schedule_that_the_campaign_has_keeps_its_keys(tmp_path):
+    file = Path("apps/templates/copper/campaign.yaml")
+    stream = ["schedule={kind: streaming, pool: 99}"]
+    assert _scheduled(file, stream, None, "streaming") == stream
+    assert _scheduled(file, stream, None, None) == stream
+    assert _scheduled(file, stream, None, "rounds") == [*stream, "schedule={kind: rounds}"]
+    assert _scheduled(file, ["schedule.pool=99"], None, "streaming") == [
+        "schedule={kind: streaming}",
+        "schedule.pool=99",
+    ]
+
+
+def test_the_first_task_of_a_job_waited_in_the_queue_and_the_others_did_not(tmp_path):
+    chosen = settings(site=CLUSTER, schedule="streaming", labels__budget=60)
+    handling = {work: Handling(first_s=0.5, start_s=0.5) for work in Work}
+    durations = replace(EXACT, queue_wait=Around(mean_s=600.0, sigma=0.0), handling=handling)
+
+    class Store:
+        root = tmp_path
+
+        def reading(self):
+            created = Campaign.create_or_open(chosen, systems(), tmp_path / "c").store.events()[0]
+            return [replace(created, time=0.0), *events_of(chosen, durations)[0]]
+
+    found = measured(Store(), chosen)
+    assert all(one.first_s == one.start_s for one in found.handling.values())
+    assert found.queue_wait.mean_s > 100
+    assert measured(Store(), settings(site=LOCAL)).queue_wait.mean_s == 0.0
 
 
 def test_labels_that_all_fail_end_the_simulation_as_they_end_a_campaign():
