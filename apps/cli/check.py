@@ -25,9 +25,11 @@ from apps.cli.report import (
     campaign_table,
     estimate_tables,
     findings_error,
+    is_stream,
     not_counted,
     plain,
     started_text,
+    stream_text,
     walk_device,
     workers_table,
 )
@@ -229,6 +231,8 @@ def _print_tables(intake: Intake, directory: str, found: Found) -> None:
     for table in estimate_tables(found.costs, found.expected, intake, walk_device(found.executors)):
         OUT.print(table)
     OUT.print(not_counted(found.executors), markup=False)
+    if is_stream(intake):
+        OUT.print(stream_text(found.costs, found.expected, intake), markup=False)
 
 
 def _notice(found: Found, one: Notice) -> None:

@@ -15,6 +15,7 @@ from pipeline.errors import SiteError
 from pipeline.estimate import Costs, Estimate
 from pipeline.intake import Intake
 from pipeline.references.started import Started
+from pipeline.settings.schedule import StreamingSchedule
 from pipeline.settings.walkers import WalkerSettings
 
 
@@ -113,7 +114,8 @@ def estimate_tables(costs: Costs, expected: Estimate, intake: Intake, device: st
         "training",
         f"{duration(costs.structure_epoch_s)} per structure and epoch, {duration(expected.training_s)} the longest",
     )
-    whole = Table(title=f"whole campaign, if no walk ends early: {expected.rounds} rounds", title_justify="left")
+    supposed = "if it were in rounds and no walk ended early" if is_stream(intake) else "if no walk ends early"
+    whole = Table(title=f"whole campaign, {supposed}: {expected.rounds} rounds", title_justify="left")
     for name in ("work", "tasks", "slots", "wall time", "CPU-hours", "GPU-hours"):
         whole.add_column(name, justify="left" if name == "work" else "right")
     for kind, part in expected.parts.items():
@@ -136,6 +138,23 @@ def estimate_tables(costs: Costs, expected: Estimate, intake: Intake, device: st
         f"{sum(part.gpu_h for part in parts):.3g} h",
     )
     return [speeds, whole]
+
+
+def is_stream(intake: Intake) -> bool:
+    """Whether a campaign has no rounds."""
+    return isinstance(intake.settings.schedule, StreamingSchedule)
+
+
+def stream_text(costs: Costs, expected: Estimate, intake: Intake) -> str:
+    """What to do for an estimate of a stream."""
+    walkers = intake.settings.walkers
+    seconds = {
+        "label": costs.label_s + costs.handling_s,
+        "walk": walkers.segment_steps * costs.walker_step_s,
+        "train": expected.training_s,
+    }
+    options = " ".join(f"--{kind}-seconds {value:.3g}" for kind, value in seconds.items())
+    return f"of rounds, one kind of work after the other; of the stream: farwalk simulate {intake.path} {options}"
 
 
 def not_counted(executors: Sequence[Executor]) -> str:
