@@ -34,7 +34,7 @@ format: .venv/.installed
 	$(BIN)/ruff check --fix .
 
 bench: .venv/.installed
-	set -e; for script in walk npt roofline neighbors train selection exploration volume driver; do $(BIN)/python tests/benchmarks/$$script.py --smoke; done
+	set -e; for script in walk npt roofline neighbors train selection exploration volume driver simulate; do $(BIN)/python tests/benchmarks/$$script.py --smoke; done
 
 clean:
 	rm -rf .venv demo

@@ -24,13 +24,14 @@ from provenance import provenance
 from apps.steps import open_steps
 from pipeline.analysis.held_out import Sampling, held_out_set
 from pipeline.campaign import Campaign
-from pipeline.events import LabelFailed, Labelled, Rejected, Selected, Trained, Walked
+from pipeline.events import EndReason, LabelFailed, Labelled, Rejected, Selected, Trained, Walked
 from pipeline.intake import open_campaign
 from pipeline.potentials import load
 from pipeline.records import Label, Timing
 from pipeline.settings.labels import OpenMMReference
 from pipeline.store import Store
 from pipeline.training.scoring import score
+from pipeline.utilisation import activity
 
 HERE = Path(__file__).parent
 TEMPLATE = HERE.parents[1] / "apps" / "templates" / "alanine-dipeptide" / "campaign.yaml"
@@ -62,6 +63,21 @@ SMOKE = (
 )
 
 
+REGULAR = {
+    EndReason.TARGET,
+    EndReason.BUDGET,
+    EndReason.MAX_ROUNDS,
+    EndReason.MAX_WALL,
+    EndReason.MAX_CPU,
+    EndReason.MAX_GPU,
+    EndReason.COVERAGE,
+    EndReason.NOTHING_NEW,
+}
+"""Ends of campaigns that can be compared: nothing broke, and nobody stopped them."""
+MOST_REASONS = 3
+"""Reasons for idle workers of a kind that the table shows."""
+
+
 def overrides_of(schedule: str, seed: int, options: argparse.Namespace) -> list[str]:
     """What one campaign changes in the template."""
     reference = open_campaign(TEMPLATE).settings.labels.reference
@@ -88,19 +104,30 @@ def run_one(place: Path, overrides: Sequence[str]) -> Store:
     """Run one campaign, or find it finished.
 
     Raises:
-        SystemExit: it was begun and not finished: how long it takes cannot be told any more.
+        SystemExit: it was begun and not finished, how long it takes cannot be told any more; or it broke.
     """
     if (place / "events.jsonl").is_file():
         store = Store.open(place)
-        if store.state().stopped is None:
-            raise SystemExit(f"{place}: begun and not finished; remove it, or give another --dir")
-        print(f"  {place.name}: finished before", flush=True)
-        return store
+        print(f"  {place.name}: there before", flush=True)
+        return ended(store)
     intake = open_campaign(TEMPLATE, overrides)
     campaign = Campaign.create_or_open(intake.settings, intake.frames, place)
     with open_steps(intake.settings.site, campaign.store.runinfo) as steps:
         print(f"  {place.name}: {campaign.run(steps).message}", flush=True)
-    return campaign.store
+    return ended(campaign.store)
+
+
+def ended(store: Store) -> Store:
+    """A campaign that came to a regular end.
+
+    Raises:
+        SystemExit: it did not.
+    """
+    stopped = store.state().stopped
+    if stopped is None or stopped.reason not in REGULAR:
+        why = "begun and not finished" if stopped is None else f"not finished: {stopped.message}"
+        raise SystemExit(f"{store.root}: {why}; remove it, or give another --dir")
+    return store
 
 
 def curve_of(store: Store, held_out: Sequence[Label]) -> list[dict[str, Any]]:
@@ -150,6 +177,16 @@ def busy_of(store: Store) -> dict[str, Any]:
     }
 
 
+def idle_of(store: Store) -> dict[str, dict[str, float]]:
+    """Why workers had no task: of each kind the share of the time of its slots from the first to the last label, by reason."""
+    found = activity(store.reading()).utilisation(None).labelling
+    return {
+        use.workers.name: {reason: seconds / use.slot_s for reason, seconds in use.idle_s.items()}
+        for use in found
+        if use.slot_s
+    }
+
+
 def reached(curve: Sequence[dict[str, Any]], error: float) -> float | None:
     """When force errors were at or below this for good, seconds; None: they were not."""
     found = None
@@ -180,8 +217,13 @@ def measure(root: Path, seed: int, options: argparse.Namespace, held_out: Sequen
         store = run_one(root / f"seed{seed}-{schedule}", overrides_of(schedule, seed, options))
         state = store.state()
         assert state.stopped is not None
-        ended = {"reason": state.stopped.reason, "message": state.stopped.message, "labels_spent": state.spent}
-        campaigns[schedule] = {**ended, **busy_of(store), "models": curve_of(store, held_out)}
+        end = {"reason": state.stopped.reason, "message": state.stopped.message, "labels_spent": state.spent}
+        campaigns[schedule] = {
+            **end,
+            **busy_of(store),
+            "idle": idle_of(store),
+            "models": curve_of(store, held_out),
+        }
     result = {"seed": seed, "campaigns": campaigns}
     if set(campaigns) == set(SCHEDULES):
         result |= compared({name: campaign["models"] for name, campaign in campaigns.items()})
@@ -200,6 +242,10 @@ def show(results: Sequence[dict[str, Any]]) -> None:
                 f"{name:>10}{result['seed']:>10}{last['labels']:>10}{len(campaign['models']):>10}{last['seconds']:>10.0f}"
                 f"{last['force_rmse_eV_per_A']:>10.4f}{busy}"
             )
+            for kind, reasons in campaign["idle"].items():
+                most = sorted(reasons.items(), key=lambda one: -one[1])[:MOST_REASONS]
+                if most:
+                    print(f"{'':>10}{kind} idle: {', '.join(f'{share:.0%} {reason}' for reason, share in most)}")
         if "ratio" in result:
             times = ", ".join(
                 f"{row['level'] * result['force_rmse_eV_per_A']:.4f} eV/Å: {row['rounds_s']:.0f} / {row['streaming_s']:.0f} s "
