@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field, NonNegativeInt, model_validator
 from scipy.stats import chi2
 
+from pipeline.settings.accounting import limit_problems
 from pipeline.settings.dft import ElectronicSettings
 from pipeline.settings.labels import LabelSettings
 from pipeline.settings.model import Settings
@@ -130,6 +131,7 @@ class CampaignSettings(Settings):
         problems += self._metadynamics_problems()
         problems += self._idle_problems()
         problems += self._time_problems()
+        problems += limit_problems(self.stop, self.site)
         if problems:
             raise ValueError("\n".join(problems))
         return self

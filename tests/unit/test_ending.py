@@ -114,7 +114,8 @@ def test_coverage_ends_nothing_before_walkers_found_anything():
 )
 @pytest.mark.parametrize("schedule", ["streaming", "rounds"])
 def test_resources_that_are_spent_end_a_campaign_and_more_let_it_go_on(key, limit, reason, unit, schedule):
-    changes = {**STREAM, "labels__budget": 400, f"stop__{key}": limit, "schedule": schedule}
+    site = {**STREAM["site"], "kind": "local_htex", "gpus": 1}
+    changes = {**STREAM, "labels__budget": 400, f"stop__{key}": limit, "schedule": schedule, "site": site}
     stream = MadeUpStream(seed=1, least=2, chosen=settings(**changes)).run()
     assert stream.end.reason is reason
     assert f"stop.{key} is {limit:g}" in stream.end.message

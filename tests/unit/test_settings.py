@@ -321,6 +321,25 @@ def test_coverage_cannot_end_a_campaign_that_follows_no_variable(tmp_path: Path)
     assert "give systems[].variables" in said
 
 
+@pytest.mark.parametrize(
+    ("site", "key"),
+    [
+        ("{kind: inline}", "site.kind inline counts no GPU"),
+        ("{kind: local_threads}", "site.gpus"),
+        ("{kind: local_htex}", "site.gpus is 0"),
+        (
+            "{kind: slurm, walk: {walltime: 3600, cores_per_node: 8}, label: {walltime: 3600, cores_per_node: 8, "
+            "gpus_per_node: 4}}",
+            "give site.walk.gpus_per_node",
+        ),
+    ],
+)
+def test_gpu_hours_end_nothing_where_none_are_counted(tmp_path: Path, site: str, key: str) -> None:
+    problems = problems_of(tmp_path, MINIMAL, "stop.max_gpu_h=5", f"site={site}")
+    assert "stop.max_gpu_h is 5 but" in problems
+    assert key in problems
+
+
 def test_a_variable_with_hills_is_of_one_kind_in_all_systems(tmp_path: Path) -> None:
     both = with_variables({"name": "al", "structures": ["al.extxyz"], "variables": OTHER_KIND})
     text = problems_of(tmp_path, both, HILLS)
