@@ -95,7 +95,7 @@ def forecast(history: History, state: CampaignState, settings: CampaignSettings,
     stop = settings.stop
     labels_s, models_s = (pace.labels, pace.models) if pace else (None, None)
     core_s, gpu_s = (pace.core_s, pace.gpu_s) if pace else (None, None)
-    rows = [_spending("labels.budget", settings.labels.budget, present.labels, "labels", 1.0, labels_s)]
+    rows = [_spending("labels.budget", settings.labels.budget, float(history.labels), "labels", 1.0, labels_s)]
     for key, limit, spent_s, unit, rate in (
         ("stop.max_cpu_h", stop.max_cpu_h, present.core_s, "core h", core_s),
         ("stop.max_gpu_h", stop.max_gpu_h, present.gpu_s, "GPU h", gpu_s),

@@ -15,7 +15,7 @@ RECENT_MODELS = 5
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What was spent at one moment: wall time of drivers, labels, core and GPU seconds."""
+    """What was spent at one moment: wall time of drivers, labels that came (also those tried again), core and GPU seconds."""
 
     wall_s: float
     labels: float
@@ -24,11 +24,16 @@ class Mark:
 
 
 class History:
-    """How much was spent when each label and each model came, folded from events; four numbers for each."""
+    """How much was spent when each label and each model came, folded from events; four numbers for each.
+
+    Attributes:
+        answered: labels that came, those counted that were tried again since: it never falls, so that it has a pace.
+        requeued: labels that were tried again.
+    """
 
     def __init__(self) -> None:
         self.sessions = Sessions()
-        self.labels = 0
+        self.answered = self.requeued = 0
         self.core_s = self.gpu_s = 0.0
         self._answers = array("d")
         self._models = array("d")
@@ -41,7 +46,7 @@ class History:
         match event:
             case Labelled() | LabelFailed():
                 self.core_s += event.core_s
-                self.labels += 1
+                self.answered += 1
                 self._answers.extend(self._mark(event.time))
             case Walked() | Selected() | Rejected():
                 self.core_s += event.core_s
@@ -49,12 +54,12 @@ class History:
                 self.core_s += event.core_s
                 self._models.extend(self._mark(event.time))
             case Requeued():
-                self.labels -= len(event.failures)
+                self.requeued += len(event.failures)
             case _:
                 pass
 
     def _mark(self, time: float) -> tuple[float, float, float, float]:
-        return self.sessions.wall_s(time), float(self.labels), self.core_s, self.gpu_s
+        return self.sessions.wall_s(time), float(self.answered), self.core_s, self.gpu_s
 
     def present(self, time: float) -> Mark:
         """What is spent at a time of the newest driver, after its last event."""
@@ -67,13 +72,13 @@ class History:
 
     def answer(self, index: int) -> Mark:
         """One of the labels, counted from 0 or, negative, from the end."""
-        index %= len(self._answers) // 4
+        index %= self.answered
         return Mark(*self._answers[4 * index : 4 * index + 4])
 
     @property
-    def answered(self) -> int:
-        """Labels that came, those counted that were tried again since."""
-        return len(self._answers) // 4
+    def labels(self) -> int:
+        """Labels that are spent: those that came, without those that are tried again."""
+        return self.answered - self.requeued
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

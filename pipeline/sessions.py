@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.events import Created, Event, Resumed
+from pipeline.events import Created, Event, Requeued, Resumed
 from pipeline.settings.campaign import CampaignSettings
 
 
@@ -38,6 +38,8 @@ class Sessions:
 
     def absorb(self, event: Event) -> None:
         """Take note of an event."""
+        if isinstance(event, Requeued):  # `farwalk relabel` writes it while no driver runs
+            return
         if not isinstance(event, Created | Resumed):
             self.ended = max(self.ended, event.time)
             return

@@ -219,8 +219,8 @@ class Activity:
 
 
 def _slots(workers: Workers, settings: CampaignSettings) -> int:
-    """How many of these workers another site has: those for the first of their kinds."""
-    return next(one.slots for one in workers_of(settings) if workers.kinds[0] in one.kinds)
+    """How many workers another site has for any of these kinds of work."""
+    return sum(one.slots for one in workers_of(settings) if not set(workers.kinds).isdisjoint(one.kinds))
 
 
 def activity(events: Iterable[Event]) -> Activity:

@@ -47,7 +47,9 @@ def show_status(directory: Path) -> None:
         board.absorb([event])
         activity.absorb(event)
     holder = holder_of(store.lock_path)
-    now = time.time() if holder else None
+    # a driver that is only starting has not worked since the last one stopped
+    works = holder and board.state is not None and board.state.stopped is None
+    now = time.time() if works else None
     OUT.print(headline(board, holder, "" if holder else queued_driver(store)), markup=False)
     OUT.print(board.summary(), markup=False)
     OUT.print(spent(board), markup=False)

@@ -15,6 +15,7 @@ from pipeline.pace import History
 from pipeline.records import Scores
 
 STREAM = {"schedule": "streaming", "labels__budget": 1000, "labels__initial": 10}
+WITH_GPU = {"site": {"kind": "local_htex", "gpus": 1}}
 LABEL_S = 6.0
 """A label every so many seconds, and after every tenth a model."""
 
@@ -72,7 +73,7 @@ class Story:
 
 
 def test_an_even_campaign_spends_its_budgets_at_the_pace_it_has():
-    limits = {"stop__max_cpu_h": 1.0, "stop__max_gpu_h": 0.5, "stop__max_wall_h": 2.0}
+    limits = {**WITH_GPU, "stop__max_cpu_h": 1.0, "stop__max_gpu_h": 0.5, "stop__max_wall_h": 2.0}
     story = Story(**limits).even(12, core_s=3.0, gpu_s=30.0)
     found = story.seen()
     left = {one.key: one.left_s for one in found.prospects}
@@ -112,6 +113,25 @@ def test_labels_that_are_tried_again_are_not_spent():
     assert story.of("labels.budget").present == 21
     story.events.append(Requeued(time=story.now, failures=(failed,), picks=(None,)))
     assert story.of("labels.budget").present == 20
+
+
+def test_labels_that_are_tried_again_neither_stop_the_pace_nor_extend_a_driver():
+    story = Story().even(4)
+    failed = tuple(replace(label_failed(0, item, item), time=(item + 1) * LABEL_S) for item in range(40, 60))
+    story.events.extend(failed)
+    before = story.seen()
+    story.events.append(Stopped(time=story.now, reason=EndReason.INTERRUPTED, message="told to stop"))
+    story.events.append(Requeued(time=story.now + 1e5, failures=failed, picks=(None,) * len(failed)))
+    assert before.pace is not None
+    history = History()
+    for event in story.events:
+        history.absorb(event)
+    assert (history.labels, history.answered) == (40, 60)
+    assert history.sessions.ended == history.sessions.all(None)[-1].ended == 60 * LABEL_S
+    story.resume(story.now + 1e5)
+    after = story.seen()
+    assert after.pace is not None
+    assert after.pace.labels == before.pace.labels > 0
 
 
 @pytest.mark.parametrize("power", [-0.3, -0.5, -1.0])
@@ -213,7 +233,7 @@ def test_rounds_have_the_pace_of_whole_rounds():
 
 
 def test_nothing_is_foretold_of_a_campaign_that_just_began():
-    found = Story(stop__max_gpu_h=1.0, stop__target_force_eV_per_A=0.1).seen()
+    found = Story(**WITH_GPU, stop__max_gpu_h=1.0, stop__target_force_eV_per_A=0.1).seen()
     assert found.pace is None
     assert found.first is None
     assert [one.why for one in found.prospects] == ["no pace yet", "no pace yet", "needs 5 models"]

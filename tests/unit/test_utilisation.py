@@ -111,6 +111,19 @@ def test_kinds_of_work_share_workers_where_the_site_says_so():
     assert walk.busy_s == {Work.WALK: 10.0, Work.SELECT: 0.0, Work.TRAIN: 10.0}
 
 
+def test_workers_that_were_two_groups_before_count_as_both():
+    apart = {**SLURM, "train": {"walltime": 3600, "cores_per_node": 8, "cores_per_worker": 8, "max_blocks": 1}}
+    first, last = begun(0.0, apart), resumed(100.0, SLURM)
+    alone = {use.workers.name: use for use in activity([first, stopped(100.0)]).utilisation(None).whole}
+    both = {
+        use.workers.name: use for use in activity([first, stopped(100.0), last, stopped(200.0)]).utilisation(None).whole
+    }
+    assert set(alone) == {"walk", "label", "train"}
+    walkers = workers_of(settings(site=SLURM))[0]
+    assert both["walk"].slot_s == alone["walk"].slot_s + alone["train"].slot_s + 100.0 * walkers.slots
+    assert both["label"].slot_s == 2 * alone["label"].slot_s
+
+
 def test_a_campaign_without_labels_has_no_time_between_them():
     found = activity([begun(0.0)]).utilisation(5.0)
     assert found.labelling == ()
