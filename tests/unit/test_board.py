@@ -3,6 +3,7 @@
 import re
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from fabricated import MadeUpSteps, carry_out, settings, systems
@@ -66,7 +67,7 @@ def test_a_notice_is_one_line_with_its_remedy():
 
 STREAM = {
     "schedule": "streaming",
-    "site": {"kind": "local_threads", "walk_slots": 2, "label_slots": 4},
+    "site": {"kind": "local_htex", "gpus": 1, "walk_slots": 2, "label_slots": 4},
     "stop__target_force_eV_per_A": 0.01,
     "stop__max_gpu_h": 5.0,
 }
@@ -134,6 +135,16 @@ def test_the_status_of_a_stream_fits_the_terminal_and_has_a_table_for_each_thing
     assert "off 75 (90 to 100)" in tables
     assert re.search(r"stop.max_gpu_h +0 GPU h +5 ", tables)
     assert re.search(r"stop.max_cpu_h .* none", tables)
+
+
+def test_a_driver_that_is_only_starting_has_not_worked_since_the_last_one_stopped(stream, monkeypatch):
+    def shown() -> str:
+        return CliRunner().invoke(application, ["status", str(stream.root)]).stdout.split("\n\n", 1)[1]
+
+    before, later = shown(), time.time() + 1e6
+    monkeypatch.setattr("apps.cli.status.holder_of", lambda path: "a driver")
+    monkeypatch.setattr("apps.cli.status.time", SimpleNamespace(time=lambda: later))
+    assert shown() == before
 
 
 def test_progress_of_a_stream_is_a_line_for_each_model_and_now_and_then_what_is_in_flight(stream, campaign, capsys):
