@@ -1,21 +1,16 @@
 """A streaming driver killed at any instant loses nothing, labels nothing twice, and goes on without a barrier."""
 
-import multiprocessing
-import os
-import random
-import signal
 import time
 from collections import Counter
 from itertools import takewhile
 from pathlib import Path
 
 import pytest
-from small_campaign import run_in_own_group, settings
-from test_kill import CALCULATOR, labelled, processes_with
+from small_campaign import settings
+from test_kill import CALCULATOR, kill_again_and_again, labelled, processes_with
 
 from pipeline.events import EndReason, Resumed, Submitted, Work
 from pipeline.fold import fold
-from pipeline.lock import holder_of
 from pipeline.requests import request_of
 from pipeline.store import Store
 from pipeline.streaming import pool_size
@@ -24,39 +19,6 @@ pytestmark = [pytest.mark.parsl, pytest.mark.slow]
 
 STREAM = {"kind": "streaming", "pool": 40, "train_share": 0.3}
 BUDGET = 32
-
-
-@pytest.fixture
-def processes(monkeypatch):
-    """Children of a server that has imported everything: a driver that starts in no time can be killed early."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["small_campaign", "counting_emt", "pipeline.inline"])
-    return context
-
-
-def kill_again_and_again(context, directory: Path, site: str, kills: int, longest_s: float) -> int:
-    """Kill the driver's whole process group so many times, each at a random instant; then let it finish."""
-    arguments = (directory, settings(site, CALCULATOR, STREAM), str(directory.parent / "evaluations"))
-    instants, done = random.Random(3), 0
-    while done < kills:
-        process = context.Process(target=run_in_own_group, args=arguments)
-        process.start()
-        while process.is_alive() and not holder_of(directory / "lock"):
-            time.sleep(0.002)
-        process.join(instants.uniform(0, longest_s))
-        if not process.is_alive():
-            assert process.exitcode == 0
-            return done
-        before = labelled(directory)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
-        assert before.items() <= labelled(directory).items(), "a finished label is gone"
-        done += 1
-    process = context.Process(target=run_in_own_group, args=arguments)
-    process.start()
-    process.join(300)
-    assert process.exitcode == 0
-    return done
 
 
 def check(directory: Path, in_flight: int, kills: int, site: str) -> None:
@@ -94,17 +56,17 @@ def check_no_barrier(store: Store, site: str) -> None:
         assert not (has_room and is_complete) or Work.WALK in {one.work for one in asked}
 
 
-def test_a_stream_killed_twenty_times_ends_with_everything_once(tmp_path, processes):
+def test_a_stream_killed_twenty_times_ends_with_everything_once(tmp_path):
     directory = tmp_path / "c"
-    kills = kill_again_and_again(processes, directory, "inline", kills=20, longest_s=0.5)
+    kills = kill_again_and_again(directory, settings("inline", CALCULATOR, STREAM), kills=20, longest_s=0.5, seed=3)
     assert kills >= 10, "the campaign was over before it could be killed often enough"
     check(directory, 1, kills, "inline")
 
 
-def test_workers_of_a_killed_stream_end_and_do_no_harm(tmp_path, processes):
+def test_workers_of_a_killed_stream_end_and_do_no_harm(tmp_path):
     directory = tmp_path / "c"
-    kills = kill_again_and_again(processes, directory, "local_htex", kills=2, longest_s=8.0)
-    assert kills >= 1
+    kills = kill_again_and_again(directory, settings("local_htex", CALCULATOR, STREAM), kills=1, longest_s=8.0, seed=3)
+    assert kills == 1
     check(directory, 4, kills, "local_htex")
     deadline = time.monotonic() + 60
     while left := [line for line in processes_with(str(directory)) if "forkserver" not in line]:
