@@ -146,7 +146,7 @@ def check(stream: MadeUpStream) -> None:
     check_models(stream)
 
 
-@effort(max_examples=40, deadline=None)
+@effort(max_examples=25, deadline=None)
 @given(streams)
 def test_a_stream_keeps_its_laws_and_spends_its_budget(stream):
     stream.run()
@@ -160,7 +160,7 @@ def test_a_stream_keeps_its_laws_and_spends_its_budget(stream):
     assert not [event for event in stream.events[last:] if isinstance(event, Labelled)], "labels nobody learned"
 
 
-@effort(max_examples=40, deadline=None)
+@effort(max_examples=25, deadline=None)
 @given(streams, st.floats(0.0, 0.1), st.integers(0, 3))
 def test_whatever_is_killed_failed_and_tried_again_counts_once(stream, killed, requeues):
     """Drivers are killed at any event, what failed is tried again: the campaign still ends, with everything once."""
@@ -184,7 +184,7 @@ def test_whatever_is_killed_failed_and_tried_again_counts_once(stream, killed, r
 @pytest.mark.parametrize("seed", range(3))
 def test_resumed_after_any_event_it_ends_with_nothing_labelled_twice(seed):
     whole = MadeUpStream(seed=seed, failing=0.1, losing=0.1, refusing=0.3).run()
-    for kept in range(1 + seed, len(whole.events), 11):
+    for kept in range(1 + seed, len(whole.events), 23):
         events = whole.events[:kept]
         known = {(e.round, e.item) for e in events if isinstance(e, Labelled | LabelFailed)}
         again = MadeUpStream(seed=kept, refusing=0.3)
