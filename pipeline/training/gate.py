@@ -30,8 +30,8 @@ the error of a model on a structure is log-normal with a width of 0.5 that both 
 of seven campaigns of alanine dipeptide three are refused, whose energy and force errors are both 22 to 49 % larger; one
 standard error of squared errors refuses six more, five of them with smaller force errors.
 """
-ALONE_FACTOR = 2.0
-"""With a single structure, forces are worse from so many times the parent's error on."""
+FEW_FACTOR = {"energy": 10.0, "force": 2.0}
+"""With few structures, errors are worse from so many times the parent's on, and so many times the floor."""
 MORE_WALKS = 2
 """A model that loses fewer walks more than its parent is not refused: one may be chance, unless it is the only one."""
 MORE_SHARE = 0.25
@@ -45,8 +45,8 @@ class _Measure:
     Attributes:
         floor: an RMSE up to this is never worse: nothing that is computed with the model notices it, and a parent that is
             nearly exact would refuse everything.
-        fewest: validation structures below which it says nothing. An energy is one number: of two equal models the second has
-            ten times the error on a single structure in 6 % of cases. Forces are many numbers.
+        fewest: validation structures from which differences are compared with their noise; of fewer only what is many times
+            as wrong. An energy is one number, and a refusal for chance costs a training from scratch; forces are many numbers.
     """
 
     name: Literal["energy", "force"]
@@ -55,8 +55,8 @@ class _Measure:
     fewest: int
 
 
-_ENERGY = _Measure(name="energy", unit="eV/atom", floor=0.001, fewest=3)
-_FORCE = _Measure(name="force", unit="eV/Å", floor=0.005, fewest=1)
+_ENERGY = _Measure(name="energy", unit="eV/atom", floor=0.001, fewest=8)
+_FORCE = _Measure(name="force", unit="eV/Å", floor=0.005, fewest=2)
 
 
 def gate(
@@ -127,15 +127,23 @@ def _worse(old: Residuals, new: Residuals, labels: Sequence[Label], tolerance: f
         (_FORCE, (old.force, new.force), atoms),
     ):
         before, after = (_rms(values) for values in pair)
-        if count < measure.fewest or after <= max((1 + tolerance) * before, measure.floor):
+        if after <= max((1 + tolerance) * before, measure.floor):
             continue
-        if is_worse(*(_by_structure(values, rows) for values in pair)) if count > 1 else after > ALONE_FACTOR * before:
+        was, now = (_by_structure(values, rows) for values in pair)
+        if is_worse(was, now) if count >= measure.fewest else _is_far(was, now, measure):
             on = "1 validation label" if count == 1 else f"{count} validation labels"
             reasons.append(
                 f"{measure.name} RMSE {after:.3g} {measure.unit} on {on}, {before:.3g} with the running model: "
                 f"more than {100 * tolerance:g} % larger, and beyond noise"
             )
     return reasons
+
+
+def _is_far(old: FloatArray, new: FloatArray, measure: _Measure) -> bool:
+    """Whether (n,) errors on few structures are many times as large on more than half of them."""
+    middle = (len(old) - 1) // 2
+    before, after = (float(np.sort(errors)[middle]) for errors in (old, new))
+    return after > FEW_FACTOR[measure.name] * max(before, measure.floor)
 
 
 def _not_finite(found: Residuals, labels: Sequence[Label]) -> str:
