@@ -5,8 +5,11 @@ import math
 from pipeline.events import Labelled, Walked
 from pipeline.records import StopReason
 from pipeline.settings.campaign import CampaignSettings
+from pipeline.settings.schedule import StreamingSchedule
 from pipeline.state import MAX_STARTS, CampaignState
 
+FIRST_SHARE = 0.5
+"""The first model of a stream is trained when this share of the initial labels is there: walkers need not wait for the rest."""
 SMALLEST_ROUND = 8
 """Labels a selection may ask for however few there are: a round costs a walk and a training."""
 LEAST_SHARE = 0.25
@@ -24,6 +27,14 @@ def labels_asked(state: CampaignState, settings: CampaignSettings) -> int:
 def initial_wanted(failed: int, settings: CampaignSettings) -> int:
     """Labels of start structures wanted when so many of them have failed."""
     return min(settings.labels.initial + failed, 2 * settings.labels.initial, settings.labels.budget)
+
+
+def first_labels(settings: CampaignSettings) -> int:
+    """Labels the first model is trained on: all initial ones; in a stream half, at least 4."""
+    initial = settings.labels.initial
+    if not isinstance(settings.schedule, StreamingSchedule):
+        return initial
+    return max(4, math.ceil(FIRST_SHARE * initial))
 
 
 def picks_allowed(state: CampaignState, settings: CampaignSettings) -> int:

@@ -34,7 +34,7 @@ from pipeline.records import (
     WalkTask,
 )
 from pipeline.settings.campaign import CampaignSettings
-from pipeline.splits import split_of
+from pipeline.splits import split_in
 from pipeline.state import CampaignState
 from pipeline.store import Store
 from pipeline.tasks import Job
@@ -142,7 +142,7 @@ class Recorder:
             energy=result.energy,
             forces=result.forces,
             stress=result.stress,
-            split=split_of(self._number(one, state), campaign_seed=self._settings.seed, settings=self._settings.labels),
+            split=split_in(self._number(one, state), self._settings),
             round=task.round,
             origin=one.job.origin,
             # a program takes its time in processes of its own

@@ -13,7 +13,7 @@ from pipeline.ending import goal_reached
 from pipeline.events import EndReason, Work
 from pipeline.faults import REMEDIES
 from pipeline.flow import Flow, Place
-from pipeline.plan import SMALLEST_ROUND, initial_wanted
+from pipeline.plan import SMALLEST_ROUND, first_labels, initial_wanted
 from pipeline.records import Split
 from pipeline.requests import Request
 from pipeline.settings.campaign import CampaignSettings
@@ -22,8 +22,6 @@ from pipeline.state import CampaignState
 
 BARREN_TURNS = 3
 """A campaign ends when every batch of walkers brought nothing worth a label in so many segments."""
-FIRST_SHARE = 0.5
-"""The first model is trained when this share of the initial labels is there: walkers need not wait for the rest."""
 ALL_ASKED = "all labels of the budget are asked for"
 AHEAD = 1 / 8
 """Labels handed out beyond the label slots, as a share of them: the next one is at hand when a slot falls free."""
@@ -157,9 +155,8 @@ def _can_begin(state: CampaignState, flow: Flow, settings: CampaignSettings) -> 
         return False
     if not flow.open and flow.asked >= _initial_wanted(state, flow, settings):
         return True
-    enough = math.ceil(FIRST_SHARE * settings.labels.initial)
     taught = {row.system for row in state.arrived if row.split is Split.TRAIN}
-    return len(state.arrived) >= enough and len(taught) == len(settings.systems)
+    return len(state.arrived) >= first_labels(settings) and len(taught) == len(settings.systems)
 
 
 def _too_few(state: CampaignState) -> End:

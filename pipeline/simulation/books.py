@@ -27,7 +27,7 @@ from pipeline.settings.campaign import CampaignSettings
 from pipeline.simulation.durations import Durations, Segment
 from pipeline.simulation.made_up import NOWHERE, Fate, MadeUpResult, MadeUpTask
 from pipeline.simulation.measured import epochs_of, known_labels
-from pipeline.splits import split_of
+from pipeline.splits import split_in
 from pipeline.state import CampaignState
 from pipeline.streaming import kept_at_most, picks_wanted
 from pipeline.tasks import Job
@@ -193,11 +193,7 @@ class SimulatedBooks:
             )
         # nothing but the beginning of the first training looks at it
         is_early = not state.models
-        split = (
-            split_of(number, campaign_seed=self.settings.seed, settings=self.settings.labels)
-            if is_early
-            else Split.TRAIN
-        )
+        split = split_in(number, self.settings) if is_early else Split.TRAIN
         return Labelled(
             time=now,
             round=request.round,

@@ -34,7 +34,7 @@ from pipeline.quarantine import quarantined
 from pipeline.records import FileRef, Found
 from pipeline.requests import Request
 from pipeline.settings.campaign import CampaignSettings
-from pipeline.splits import split_of
+from pipeline.splits import split_in
 from pipeline.state import CampaignState
 from pipeline.streaming import kept_at_most, picks_wanted
 
@@ -230,7 +230,7 @@ class MadeUpStream:
         }  # fmt: skip
         if self.random.random() < self.failing:
             return LabelFailed(**same, reason="no", scratch="")
-        split = split_of(opened.number, campaign_seed=self.chosen.seed, settings=self.chosen.labels)
+        split = split_in(opened.number, self.chosen)
         return Labelled(**same, split=split, file=file(f"l{len(self.events)}"), row=0)
 
     def _train(self, request: Request) -> Trained | Rejected:

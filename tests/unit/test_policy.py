@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from pipeline.events import SCHEMA, Created, Labelled, Work
 from pipeline.fold import begin
 from pipeline.initial import initial_frame, starts_in_turn
-from pipeline.plan import conditions_of, enough_per_batch, picks_allowed
+from pipeline.plan import conditions_of, enough_per_batch, first_labels, picks_allowed
 from pipeline.policy import decide
 from pipeline.records import FileRef, Split
 from pipeline.requests import Request
-from pipeline.splits import split_of
+from pipeline.splits import split_in, split_of
 
 
 def fresh_state(chosen):
@@ -102,6 +102,20 @@ def test_initial_labels_hold_every_split_and_later_ones_follow_the_shares(seed, 
     assert all(first[split] >= 1 for split in Split)
     assert later[Split.VALIDATION] == pytest.approx(200 * validation, abs=1.0)
     assert later[Split.CALIBRATION] == pytest.approx(200 * calibration, abs=1.0)
+
+
+@pytest.mark.parametrize("initial", [4, 5, 9, 16, 40])
+def test_the_first_labels_of_a_stream_hold_every_split_and_the_later_ones_follow_the_shares(initial):
+    for seed in range(20):
+        chosen = settings(schedule="streaming", seed=seed, labels__initial=initial, labels__budget=1000)
+        first = first_labels(chosen)
+        splits = [split_in(number, chosen) for number in range(first + 100)]
+        assert first == max(4, (initial + 1) // 2)
+        assert set(splits[:first]) == set(Split)
+        assert Counter(splits[first:]) == {Split.TRAIN: 80, Split.VALIDATION: 10, Split.CALIBRATION: 10}
+    rounds = settings(seed=3, labels__initial=initial, labels__budget=1000)
+    same = [split_of(number, campaign_seed=3, settings=rounds.labels) for number in range(60)]
+    assert [split_in(number, rounds) for number in range(60)] == same
 
 
 def test_the_split_of_a_label_depends_on_the_seed():

@@ -31,7 +31,7 @@ from pipeline.fold import fold
 from pipeline.quarantine import quarantined, requeue
 from pipeline.records import LabelTask, SelectTask, TrainTask, WalkTask
 from pipeline.shards import read_candidates, read_labels, read_walkers
-from pipeline.splits import split_of
+from pipeline.splits import split_in
 from pipeline.streaming import kept_at_most
 
 SLOTS = 4
@@ -100,7 +100,7 @@ def check(campaign: Campaign, budget: int = 36, *, tidy: bool = True) -> None:
     assert state.spent == budget
     chosen = settings(**STREAM)
     for event in events_of(campaign, Labelled):
-        assert event.split is split_of(event.number, campaign_seed=chosen.seed, settings=chosen.labels)
+        assert event.split is split_in(event.number, chosen)
     labels = store.labels(state)
     done = {event.identity: event for event in events_of(campaign, Labelled)}
     assert {label.frame.identity for label in labels} == set(done)
