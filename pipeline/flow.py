@@ -24,7 +24,6 @@ from pipeline.events import (
 )
 from pipeline.records import FileRef, FrameRows
 from pipeline.requests import Request, request_of
-from pipeline.settings.campaign import CampaignSettings
 
 Place = tuple[int, int]
 """The selection a label is of (0: a start structure), and its row there."""
@@ -91,9 +90,8 @@ class Flow:
     saved: int = 0
 
     @classmethod
-    def begin(cls, settings: CampaignSettings) -> "Flow":
-        """Nothing is under way."""
-        batches = settings.walkers.count // settings.walkers.batch
+    def begin(cls, batches: int) -> "Flow":
+        """Nothing is under way; so many batches of walkers are."""
         return cls(batches=batches, idle=tuple(range(batches)))
 
     @property

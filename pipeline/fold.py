@@ -28,8 +28,6 @@ from pipeline.events import (
 from pipeline.flow import Flow, Open, Place, flowed, resumed
 from pipeline.records import Found
 from pipeline.rows import Rows
-from pipeline.settings.campaign import CampaignSettings
-from pipeline.settings.schedule import StreamingSchedule
 from pipeline.state import MAX_STARTS, MOST_RECENT, CampaignState, Explored, Retry
 
 
@@ -43,8 +41,10 @@ def begin(event: Event) -> CampaignState:
         raise StoreError(
             f"the event log begins with '{event.kind}', not with 'created'.", "Restore events.jsonl from a copy."
         )
-    settings = CampaignSettings.model_validate(event.settings)
-    flow = Flow.begin(settings) if isinstance(settings.schedule, StreamingSchedule) else None
+    # as plain values: what is known is read also where settings have changed since
+    schedule, walkers, flow = event.settings.get("schedule"), event.settings.get("walkers"), None
+    if isinstance(schedule, dict) and schedule.get("kind") == "streaming" and isinstance(walkers, dict):
+        flow = Flow.begin(walkers["count"] // walkers["batch"])
     return CampaignState(
         created=event, settings=event.settings, session_started=event.time, last_time=event.time, flow=flow
     )

@@ -65,8 +65,8 @@ def test_a_stream_killed_twenty_times_ends_with_everything_once(tmp_path):
 
 def test_workers_of_a_killed_stream_end_and_do_no_harm(tmp_path):
     directory = tmp_path / "c"
-    kills = kill_again_and_again(directory, settings("local_htex", CALCULATOR, STREAM), kills=1, longest_s=8.0, seed=3)
-    assert kills == 1
+    kills = kill_again_and_again(directory, settings("local_htex", CALCULATOR, STREAM), kills=2, longest_s=4.0, seed=3)
+    assert kills >= 1
     check(directory, 4, kills, "local_htex")
     deadline = time.monotonic() + 60
     while left := [line for line in processes_with(str(directory)) if "forkserver" not in line]:
