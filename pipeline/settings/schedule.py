@@ -38,6 +38,5 @@ def _by_name(value: object) -> object:
     return {"kind": value} if isinstance(value, str) else value
 
 
-Schedule = Annotated[
-    Annotated[RoundsSchedule | StreamingSchedule, Field(discriminator="kind")], BeforeValidator(_by_name)
-]
+ByKind = Annotated[RoundsSchedule | StreamingSchedule, Field(discriminator="kind")]
+Schedule = Annotated[ByKind, BeforeValidator(_by_name, json_schema_input_type=ByKind | Literal["rounds", "streaming"])]
