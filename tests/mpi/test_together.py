@@ -35,7 +35,15 @@ def processes_in(directory: Path) -> list[int]:
 def ranks_in(directory: Path) -> list[int]:
     """The ranks alone."""
     python = Path(sys.executable).resolve()
-    return [pid for pid in processes_in(directory) if Path(f"/proc/{pid}/exe").resolve() == python]
+    return [pid for pid in processes_in(directory) if _program(pid) == python]
+
+
+def _program(pid: int) -> Path | None:
+    """What a process runs; None where it has just ended."""
+    try:
+        return Path(f"/proc/{pid}/exe").resolve()
+    except FileNotFoundError:
+        return None
 
 
 def wait_for_epochs(directory: Path, seconds: float = 120.0) -> None:

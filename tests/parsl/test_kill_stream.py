@@ -27,7 +27,11 @@ def check(directory: Path, in_flight: int, kills: int, site: str) -> None:
     assert state.stopped is not None
     assert state.stopped.reason is EndReason.BUDGET
     assert sorted(labelled(directory).values()) == list(range(BUDGET))
-    assert state.labelled == state.models[-1].labels == BUDGET
+    assert state.labelled == state.learned == BUDGET
+    assert state.flow is not None
+    # all were trained on, whatever the gate said of the model
+    assert not state.flow.pending
+    assert not state.arrived
     evaluations = Counter((directory.parent / "evaluations").read_text().split())
     assert len(evaluations) == BUDGET
     # only a calculation that a kill cut off between its end and the writing of its result may have been made again
